@@ -1,0 +1,1 @@
+//! Raft member, reconciler, public gateway and admin API

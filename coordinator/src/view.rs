@@ -1,0 +1,42 @@
+//! The one value through which the control plane tells the data plane what to do: the last applied state, as far as
+//! serving needs it. A gateway reads it from a `watch` channel and never asks Raft while it serves a request.
+//!
+//! Not here: anything that is not committed.
+
+use std::sync::Arc;
+
+use protocol::plan::RankAddr;
+use protocol::{CoordinatorId, DeploymentSpec, Epoch, ReplicaId};
+
+/// What is being served, as of one log index.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterView {
+    /// Index of the last applied log entry.
+    pub applied_index: u64,
+    /// The leader, where one is known.
+    pub leader: Option<CoordinatorId>,
+    /// Every deployment.
+    pub deployments: Vec<Arc<ServedDeployment>>,
+}
+
+/// One deployment and where it can be reached.
+#[derive(Debug, Clone)]
+pub struct ServedDeployment {
+    /// What it is.
+    pub spec: DeploymentSpec,
+    /// Its replicas that are committed Ready.
+    pub replicas: Vec<ReadyReplica>,
+}
+
+/// A replica that may be routed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadyReplica {
+    /// Its id.
+    pub replica: ReplicaId,
+    /// Its group's epoch; goes into every frame to it.
+    pub epoch: Epoch,
+    /// Longest context it takes, tokens.
+    pub context_tokens: u32,
+    /// Rank 0.
+    pub leader: RankAddr,
+}

@@ -1,0 +1,163 @@
+//! What a node and the leading coordinator say to each other on the lease stream.
+//!
+//! ```text
+//!  node                                   leader
+//!   │ ── NodeReport (at once) ────────────▶ │   registers it, or renews its lease
+//!   │ ◀── NodeOrders ────────────────────── │   the whole desired state of this node, level-triggered
+//!   │ ── NodeReport (on any change,         │
+//!   │     and every heartbeat) ───────────▶ │   each is answered by NodeOrders: that is the lease
+//!   │ ◀── NodeOrders (on any change) ────── │
+//! ```
+//! A follower answers the first report with `Refusal { NotLeader }`. Orders are idempotent by `(replica, epoch)`; a
+//! node refuses a lower term, and stops a rank whose replica is absent or has a higher epoch in the orders.
+#![expect(missing_docs, reason = "rkyv's derive repeats the fields of enum variants without their docs")]
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::frame::message;
+use crate::plan::RankAddr;
+use crate::worker::EngineLoad;
+use crate::{DeploymentSpec, Epoch, NodeId, Plan, Rank, ReplicaId, Term};
+
+/// Most ranks that one node runs.
+pub const RANKS_PER_NODE_MAX: usize = 64;
+
+/// What a node has.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize, serde::Serialize, serde::Deserialize)]
+pub struct Inventory {
+    /// Logical processors.
+    pub cores: u16,
+    /// Memory that ranks may use in all, bytes.
+    pub memory_bytes: u64,
+    /// Version of the binary.
+    pub version: String,
+}
+
+/// How far a worker is.
+///
+/// ```text
+///  Starting ─▶ Loading ─▶ Loaded ─▶ Connected ─▶ Serving ─▶ Draining
+///      └──────────┴──────────┴──────────┴───────────┴──▶ Failed
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize, serde::Serialize, serde::Deserialize)]
+pub enum WorkerPhase {
+    /// The process is coming up.
+    Starting,
+    /// It reads its shard.
+    Loading {
+        /// Bytes read so far.
+        bytes_read: u64,
+        /// Bytes that it will read.
+        bytes_total: u64,
+    },
+    /// It holds its shard and listens.
+    Loaded {
+        /// Where.
+        addr: RankAddr,
+        /// Bytes read from the checkpoint.
+        bytes_read: u64,
+    },
+    /// It has proved that it reaches every other rank of its group.
+    Connected,
+    /// It takes steps.
+    Serving,
+    /// It finishes what runs.
+    Draining,
+    /// It ended, or cannot go on.
+    Failed {
+        /// One line: what failed, on what, with which values.
+        reason: String,
+        /// Whether another attempt could go otherwise. A bad checkpoint stays bad.
+        retryable: bool,
+    },
+}
+
+/// One worker, as its agent sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize, serde::Serialize, serde::Deserialize)]
+pub struct WorkerStatus {
+    /// Its replica.
+    pub replica: ReplicaId,
+    /// Its replica's epoch.
+    pub epoch: Epoch,
+    /// Its rank.
+    pub rank: Rank,
+    /// Its process id.
+    pub pid: u32,
+    /// How far it is.
+    pub phase: WorkerPhase,
+    /// Rank 0's engine, once it serves.
+    pub load: Option<EngineLoad>,
+}
+
+/// A node's whole observed state.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// Who reports; must be the name in its certificate.
+    pub node: NodeId,
+    /// Set anew at each start of the agent: tells a restart from a reconnection.
+    pub incarnation: u64,
+    /// What it has.
+    pub inventory: Inventory,
+    /// Its workers.
+    pub workers: Vec<WorkerStatus>,
+    /// Whether it asks to be drained (it is shutting down).
+    pub leaving: bool,
+}
+message!(NodeReport, NodeReport, |r| {
+    if r.workers.len() > RANKS_PER_NODE_MAX {
+        return Err(format!("{} workers on one node, at most {RANKS_PER_NODE_MAX}", r.workers.len()));
+    }
+    r.node.validate().map_err(|e| e.to_string())
+});
+
+/// How far a rank should be.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum RankGoal {
+    /// Load the shard and listen.
+    Load,
+    /// Prove that every peer is reachable.
+    Connect {
+        /// Every rank of the group, in rank order.
+        peers: Vec<RankAddr>,
+    },
+    /// Take steps: the epoch is committed.
+    Serve,
+    /// Finish what runs and admit nothing.
+    Drain,
+}
+
+/// One rank that a node should run.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct RankOrder {
+    /// Its replica.
+    pub replica: ReplicaId,
+    /// The epoch of the replica's group.
+    pub epoch: Epoch,
+    /// Its rank.
+    pub rank: Rank,
+    /// Model, precision, threads, limits.
+    pub deployment: DeploymentSpec,
+    /// The whole group's plan.
+    pub plan: Plan,
+    /// How far it should be.
+    pub goal: RankGoal,
+}
+
+/// A node's whole desired state. What is not in it is to be stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct NodeOrders {
+    /// Term of the leader that speaks.
+    pub term: Term,
+    /// How long the node may act on these orders without hearing again, ms.
+    pub lease_ms: u32,
+    /// How often the node should report when nothing changes, ms.
+    pub heartbeat_ms: u32,
+    /// The ranks it should run.
+    pub ranks: Vec<RankOrder>,
+}
+message!(NodeOrders, NodeOrders, |o| {
+    if o.ranks.len() > RANKS_PER_NODE_MAX {
+        return Err(format!("{} ranks ordered of one node, at most {RANKS_PER_NODE_MAX}", o.ranks.len()));
+    }
+    o.ranks.iter().try_for_each(|r| r.plan.validate())
+});

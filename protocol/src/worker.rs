@@ -1,0 +1,79 @@
+//! What an agent and the worker processes it starts say to each other, over the worker's stdin and stdout.
+//!
+//! A worker whose stdin ends stops by itself: it never outlives its agent. Frames as on QUIC.
+#![expect(missing_docs, reason = "rkyv's derive repeats the fields of enum variants without their docs")]
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::frame::message;
+use crate::lease::WorkerPhase;
+use crate::plan::RankAddr;
+use crate::{DeploymentSpec, Epoch, NodeId, Plan, Rank, ReplicaId};
+
+/// Everything that a worker needs to load its shard and listen; the first message it gets.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct WorkerSpec {
+    /// The node it runs on; the name it speaks under.
+    pub node: NodeId,
+    /// Its replica.
+    pub replica: ReplicaId,
+    /// Its replica's epoch.
+    pub epoch: Epoch,
+    /// Its rank.
+    pub rank: Rank,
+    /// Model, precision, threads, limits.
+    pub deployment: DeploymentSpec,
+    /// The whole group's plan.
+    pub plan: Plan,
+    /// IP address on which it listens; the port is the system's choice.
+    pub listen_ip: String,
+    /// Directory with the node's certificate, key and the cluster CA.
+    pub identity_dir: String,
+}
+
+/// Agent to worker.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// Load the shard and listen.
+    Start(Box<WorkerSpec>),
+    /// Connect to every other rank and prove it.
+    Connect {
+        /// Every rank of the group, in rank order.
+        peers: Vec<RankAddr>,
+    },
+    /// The epoch is committed: take steps.
+    Serve,
+    /// Finish what runs, admit nothing, then exit.
+    Drain {
+        /// How long that may take, ms.
+        deadline_ms: u32,
+    },
+}
+message!(ToWorker, ToWorker);
+
+/// Load of a rank-0 worker, for status and routing.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, Archive, Serialize, Deserialize, serde::Serialize, serde::Deserialize,
+)]
+pub struct EngineLoad {
+    /// Sequences in the running batch.
+    pub running: u32,
+    /// Sequences that wait.
+    pub waiting: u32,
+    /// KV blocks in use.
+    pub kv_blocks_used: u32,
+    /// KV blocks in all.
+    pub kv_blocks_total: u32,
+    /// Steps taken.
+    pub steps: u64,
+}
+
+/// Worker to agent.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum FromWorker {
+    /// Its phase changed, or its loading went on.
+    Phase(WorkerPhase),
+    /// It is alive; sent every second by a thread that sees the step loop's progress.
+    Alive(EngineLoad),
+}
+message!(FromWorker, FromWorker);

@@ -1,0 +1,1 @@
+//! How a GLM model is cut into shards

@@ -1,0 +1,1 @@
+//! Identity, QUIC endpoints, RPC and collectives between processes of one cluster
