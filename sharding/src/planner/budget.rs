@@ -1,0 +1,84 @@
+//! How many bytes a rank will hold.
+//!
+//! Not here: what is free. Invariant: the weights are counted from the very slices that the layers load, so the number
+//! before loading is the number after it (but for the padding of packed tiles, which is in the overhead).
+
+use protocol::{ByteBudget, Dtype, RankCut, ReductionTree};
+
+use super::request::PlanRequest;
+use crate::partition::{TensorSlice, slices};
+use crate::spec::ModelSpec;
+
+/// Bytes of an activation, a KV element, a norm or a bias: all f32.
+const F32_BYTES: u64 = 4;
+/// What a worker process takes besides: code, runtime, connections, buffers of the transport.
+const OVERHEAD_BYTES: u64 = 48 << 20;
+
+/// Budget of `rank`, whose cut is `cuts[rank]`, with a KV cache of `kv_tokens` tokens.
+///
+/// # Panics
+/// When `rank` is not below the number of cuts, or the cuts do not cover the model ([`super::cuts`] gives ones that do).
+#[must_use]
+pub fn budget(
+    spec: &ModelSpec,
+    request: &PlanRequest<'_>,
+    cuts: &[RankCut],
+    rank: usize,
+    kv_tokens: u32,
+) -> ByteBudget {
+    let cut = &cuts[rank];
+    ByteBudget {
+        weights: weight_bytes(spec, cut, request.dtype, request.stored_f32),
+        kv_cache: kv_bytes_per_token(spec, cut) * u64::from(kv_tokens),
+        activations: activation_bytes(spec, request, cuts, rank).saturating_add(OVERHEAD_BYTES),
+    }
+}
+
+/// Bytes of the weights that a rank with this cut holds in memory. A tied LM head is held twice: packed for the
+/// product and by rows for the look-up.
+#[must_use]
+pub fn weight_bytes(spec: &ModelSpec, cut: &RankCut, dtype: Dtype, stored_f32: bool) -> u64 {
+    let matrix = if stored_f32 && dtype == Dtype::F32 { F32_BYTES } else { 2 };
+    let bytes = |slice: &TensorSlice| slice.elements() * if slice.is_matrix() { matrix } else { F32_BYTES };
+    let tied = if spec.tie_word_embeddings {
+        u64::from(cut.vocab_rows.len()) * u64::from(spec.hidden_size) * matrix
+    } else {
+        0
+    };
+    slices(spec, cut).iter().map(bytes).sum::<u64>() + tied
+}
+
+/// Bytes of KV cache that one token takes on a rank with this cut: K and V of every layer, f32.
+#[must_use]
+pub fn kv_bytes_per_token(spec: &ModelSpec, cut: &RankCut) -> u64 {
+    2 * u64::from(spec.num_layers) * u64::from(cut.kv_heads.len()) * u64::from(spec.head_dim) * F32_BYTES
+}
+
+/// A bound on what the largest step holds at once.
+fn activation_bytes(spec: &ModelSpec, request: &PlanRequest<'_>, cuts: &[RankCut], rank: usize) -> u64 {
+    let cut = &cuts[rank];
+    let hidden = u64::from(spec.hidden_size);
+    let head = u64::from(spec.head_dim);
+    let heads = ReductionTree::new(
+        cuts.last().map_or(0, |c| c.head_atoms.end),
+        &cuts.iter().map(|c| c.head_atoms).collect::<Vec<_>>(),
+    );
+    let mlp = ReductionTree::new(
+        cuts.last().map_or(0, |c| c.mlp_atoms.end),
+        &cuts.iter().map(|c| c.mlp_atoms).collect::<Vec<_>>(),
+    );
+    let sent = [heads, mlp]
+        .iter()
+        .map(|tree| tree.as_ref().expect("cuts cover the atoms in rank order").sent_by(rank).len())
+        .max()
+        .unwrap_or(0);
+    // The residual stream, a normed copy and a sum, what the all-reduce sends and what its peers send.
+    let residual = hidden * (3 + 2 * sent as u64);
+    let attention = head * u64::from(2 * cut.heads.len() + 2 * cut.kv_heads.len());
+    let mlp = 3 * u64::from(cut.mlp_cols.len());
+    let rows = u64::from(request.step_tokens) * (residual + attention.max(mlp));
+    // Rank 0 holds everybody's logits, all others their own.
+    let vocab = u64::from(if rank == 0 { spec.vocab_size } else { 0 } + cut.vocab_rows.len());
+    let logits = u64::from(request.max_seqs) * (hidden + vocab);
+    rows.saturating_add(logits).saturating_mul(F32_BYTES)
+}

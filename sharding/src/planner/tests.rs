@@ -1,0 +1,3 @@
+//! The planner by tables.
+
+use super::*;
