@@ -1,0 +1,171 @@
+//! The wire, byte by byte: one sample of every message against `golden/v1.txt`. A difference means that a member of
+//! the previous version would not understand this one: raise `WIRE_VERSION`, or undo the change.
+//!
+//! `UPDATE_GOLDEN=1 cargo test -p shardglm-protocol --test golden_bytes` writes the file anew.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use protocol::frame::{Ping, Refusal, RefusalCode};
+use protocol::generate::{FinishReason, GenerateEvent, GenerateRequest, SamplingParams, TokenLogprobs, TokenOutput};
+use protocol::lease::{Inventory, NodeOrders, NodeReport, RankGoal, RankOrder, WorkerPhase, WorkerStatus};
+use protocol::plan::RankAddr;
+use protocol::raft::{RaftCall, RaftRequest, RaftResponse};
+use protocol::step::{GroupHello, StepPlan, StepSeq};
+use protocol::worker::{EngineLoad, FromWorker, ToWorker, WorkerSpec};
+use protocol::{
+    AtomRun, ByteBudget, ClusterId, DeploymentSpec, Dtype, Epoch, Frame, FrameHeader, Generation, Message, ModelRecord,
+    NodeId, Plan, Rank, RankCut, RankPlan, ReplicaId, RequestId, SeqId, Span, Term, WorldSize,
+};
+
+fn node() -> NodeId {
+    NodeId::new("node-1").unwrap()
+}
+
+fn addr(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+fn rank_addr() -> RankAddr {
+    RankAddr::new(Rank(0), node(), addr(7001), addr(7002))
+}
+
+fn deployment() -> DeploymentSpec {
+    DeploymentSpec {
+        name: "default".to_owned(),
+        generation: Generation(2),
+        model: ModelRecord {
+            name: "tiny".to_owned(),
+            digest: "00ff".repeat(16),
+            dir: "/srv/models/tiny".to_owned(),
+            config_json: "{}".to_owned(),
+            stored_f32: false,
+            weight_bytes: 1234,
+        },
+        served_names: vec!["tiny".to_owned(), "alias".to_owned()],
+        tp: WorldSize::ONE,
+        replicas: 1,
+        dtype: Dtype::Bf16,
+        threads_per_worker: 2,
+        kv_tokens: Some(4096),
+        context_tokens: None,
+        max_seqs: 8,
+        step_tokens: 512,
+    }
+}
+
+fn plan() -> Plan {
+    let cut = RankCut {
+        head_atoms: AtomRun { start: 0, end: 8 },
+        heads: Span { start: 0, end: 8 },
+        kv_heads: Span { start: 0, end: 2 },
+        mlp_atoms: AtomRun { start: 0, end: 8 },
+        mlp_cols: Span { start: 0, end: 352 },
+        vocab_rows: Span { start: 0, end: 2048 },
+    };
+    let budget = ByteBudget { weights: 1, kv_cache: 2, activations: 3 };
+    Plan {
+        world_size: WorldSize::ONE,
+        kv_tokens: 4096,
+        context_tokens: 2048,
+        ranks: vec![RankPlan { rank: Rank(0), node: node(), cut, budget }],
+    }
+}
+
+fn generate() -> GenerateRequest {
+    GenerateRequest {
+        request_id: RequestId::from_bytes([3; 16]),
+        replica: ReplicaId(4),
+        prompt_ids: vec![1, 2, 3],
+        resume: vec![9],
+        sampling: SamplingParams { stop_token_ids: vec![7], logprobs: Some(2), ..SamplingParams::greedy(16) },
+        deadline_ms: 30_000,
+    }
+}
+
+/// Checks that the sample survives its own bytes, and writes one line for it.
+fn line<M: Message + PartialEq + std::fmt::Debug>(out: &mut String, name: &str, message: M) {
+    let bytes = Frame::bytes_of(Epoch(5), &message).unwrap();
+    let header = FrameHeader::decode(bytes[..24].try_into().unwrap()).unwrap();
+    let mut body = rkyv::util::AlignedVec::new();
+    body.extend_from_slice(&bytes[24..]);
+    assert_eq!(Frame { kind: header.kind, epoch: header.epoch, body }.read::<M>().unwrap(), message, "{name}");
+    write!(out, "{name} ").unwrap();
+    bytes.iter().for_each(|b| write!(out, "{b:02x}").unwrap());
+    out.push('\n');
+}
+
+fn samples() -> String {
+    let mut out = String::new();
+    let inventory = Inventory { cores: 2, memory_bytes: 1 << 30, version: "0.1.0".to_owned() };
+    let status = WorkerStatus {
+        replica: ReplicaId(4),
+        epoch: Epoch(5),
+        rank: Rank(0),
+        pid: 77,
+        phase: WorkerPhase::Loaded { addr: rank_addr(), bytes_read: 99 },
+        load: Some(EngineLoad { running: 1, waiting: 2, kv_blocks_used: 3, kv_blocks_total: 4, steps: 5 }),
+    };
+    let order = RankOrder {
+        replica: ReplicaId(4),
+        epoch: Epoch(5),
+        rank: Rank(0),
+        deployment: deployment(),
+        plan: plan(),
+        goal: RankGoal::Connect { peers: vec![rank_addr()] },
+    };
+    let spec = WorkerSpec {
+        node: node(),
+        replica: ReplicaId(4),
+        epoch: Epoch(5),
+        rank: Rank(0),
+        deployment: deployment(),
+        plan: plan(),
+        listen_ip: "127.0.0.1".to_owned(),
+        identity_dir: "/var/lib/shardglm/identity".to_owned(),
+    };
+    let token = TokenOutput { id: 8, logprobs: Some(TokenLogprobs { chosen: -0.5, top: vec![(8, -0.5)] }) };
+    let seq = StepSeq { seq: SeqId(6), start: 16, tokens: vec![1, 2], blocks: vec![0, 3], wants_logits: true };
+
+    line(&mut out, "Ping", Ping { nonce: 1 });
+    line(&mut out, "Refusal", Refusal { code: RefusalCode::WrongEpoch, detail: "epoch 4, expected 5".to_owned() });
+    let cluster = ClusterId::from_bytes([1; 16]);
+    line(&mut out, "RaftRequest", RaftRequest { cluster, call: RaftCall::Vote, body: vec![1, 2] });
+    line(&mut out, "RaftResponse", RaftResponse { body: vec![3] });
+    let report = NodeReport { node: node(), incarnation: 1, inventory, workers: vec![status], leaving: false };
+    line(&mut out, "NodeReport", report);
+    line(&mut out, "NodeOrders", NodeOrders { term: Term(3), lease_ms: 3000, heartbeat_ms: 500, ranks: vec![order] });
+    line(&mut out, "GenerateRequest", generate());
+    line(&mut out, "GenerateEvent.Tokens", GenerateEvent::Tokens(vec![token]));
+    line(&mut out, "GenerateEvent.Finished", GenerateEvent::Finished(FinishReason::Length));
+    line(&mut out, "GenerateEvent.Failed", GenerateEvent::Failed { reason: "rank 1 lost".to_owned(), retryable: true });
+    let hello = GroupHello {
+        replica: ReplicaId(4),
+        rank: Rank(1),
+        world_size: WorldSize::ONE,
+        model_digest: "00ff".to_owned(),
+    };
+    line(&mut out, "GroupHello", hello);
+    line(&mut out, "StepPlan", StepPlan { step: 9, seqs: vec![seq] });
+    line(&mut out, "ToWorker.Start", ToWorker::Start(Box::new(spec)));
+    line(&mut out, "ToWorker.Drain", ToWorker::Drain { deadline_ms: 1000 });
+    let loading = WorkerPhase::Loading { bytes_read: 1, bytes_total: 2 };
+    line(&mut out, "FromWorker.Phase", FromWorker::Phase(loading));
+    line(&mut out, "FromWorker.Alive", FromWorker::Alive(EngineLoad::default()));
+    out
+}
+
+#[test]
+fn every_message_has_its_golden_bytes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1.txt");
+    let found = samples();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &found).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap();
+    for (found, golden) in found.lines().zip(golden.lines()) {
+        assert_eq!(found, golden);
+    }
+    assert_eq!(found.lines().count(), golden.lines().count());
+}
