@@ -1,0 +1,332 @@
+//! Which workers should run, and what to tell them: the agent's decision core. `(state, event, now)` in, commands out.
+//!
+//! Not here: processes, pipes, the lease; no clock and no task.
+//! Invariants: orders of a lower term, and ranks of a lower epoch of their replica, are never acted on; one
+//! (replica, epoch, rank) is started at most once; a rank's memory is free before the next epoch's rank of the same
+//! replica starts.
+//!
+//! ```text
+//!             ordered                     Loaded, goal Connect      Connected, goal Serve
+//!  (absent) ──────────▶ Running(Load) ───────────────────▶ (Connect) ──────────▶ (Serve)
+//!                          │   └──────────── not ordered, superseded, goal Drain, leaving ────┐
+//!                          │ exit                                                             ▼
+//!                          ▼                                exit                          Stopping ── deadline ─▶ Kill
+//!                        Ended (Failed, reported) ◀──────────────────── still ordered ────────┤
+//!                          │ no longer ordered                          no longer ordered     │ exit
+//!                          └──────────▶ (absent) ◀────────────────────────────────────────────┘
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use protocol::lease::{NodeOrders, RANKS_PER_NODE_MAX, RankGoal, RankOrder, WorkerPhase, WorkerStatus};
+use protocol::worker::{EngineLoad, FromWorker, ToWorker};
+use protocol::{Epoch, Rank, ReplicaId, Term};
+
+/// How long a rank that is no longer wanted may finish what it runs.
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// As [`DRAIN_DEADLINE`], when its replica has a higher epoch already: its group is broken and its streams wait to be
+/// resumed elsewhere.
+pub const SUPERSEDED_DEADLINE: Duration = Duration::from_millis(500);
+/// From a worker's drain deadline to its being killed.
+pub const KILL_MARGIN: Duration = Duration::from_secs(1);
+
+/// One rank of one incarnation of a replica: what a worker process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RankKey {
+    /// Its replica.
+    pub replica: ReplicaId,
+    /// The epoch of its group.
+    pub epoch: Epoch,
+    /// Its rank.
+    pub rank: Rank,
+}
+
+impl fmt::Display for RankKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "replica {} epoch {} rank {}", self.replica, self.epoch, self.rank)
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The leader spoke.
+    Orders(NodeOrders),
+    /// A worker's process started.
+    Started {
+        /// Which.
+        key: RankKey,
+        /// Its process id.
+        pid: u32,
+    },
+    /// A worker spoke.
+    Said {
+        /// Which.
+        key: RankKey,
+        /// What.
+        message: FromWorker,
+    },
+    /// A worker's process ended, or could not be started.
+    Exited {
+        /// Which.
+        key: RankKey,
+        /// How, in one line.
+        how: String,
+    },
+    /// A deadline may have passed.
+    Tick,
+    /// The agent shuts down.
+    Leave,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// Start a worker for this order and send it its spec.
+    Spawn(Box<RankOrder>),
+    /// Pass a message on.
+    Tell {
+        /// To which worker.
+        key: RankKey,
+        /// What.
+        message: ToWorker,
+    },
+    /// End its process now.
+    Kill(RankKey),
+}
+
+/// How far a worker has been told to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Told {
+    Load,
+    Connect,
+    Serve,
+}
+
+/// A worker's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Process {
+    Running { told: Told },
+    /// Told to drain; `kill_at` is `None` once it was killed.
+    Stopping { kill_at: Option<Instant> },
+    Ended,
+}
+
+#[derive(Debug)]
+struct Worker {
+    process: Process,
+    pid: u32,
+    phase: WorkerPhase,
+    load: Option<EngineLoad>,
+}
+
+impl Worker {
+    fn lives(&self) -> bool {
+        self.process != Process::Ended
+    }
+}
+
+/// The desired and observed state of this node's ranks.
+#[derive(Debug, Default)]
+pub struct Supervisor {
+    term: Term,
+    /// Highest epoch ever ordered of each replica.
+    fences: BTreeMap<ReplicaId, Epoch>,
+    orders: BTreeMap<RankKey, RankOrder>,
+    workers: BTreeMap<RankKey, Worker>,
+    leaving: bool,
+}
+
+impl Supervisor {
+    /// A supervisor that refuses terms below `term`, the highest one this node has obeyed before.
+    #[must_use]
+    pub fn new(term: Term) -> Self {
+        Self { term, ..Self::default() }
+    }
+
+    /// The highest term obeyed.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// Whether the agent is shutting down.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
+    /// Whether no worker's process is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !self.workers.values().any(Worker::lives)
+    }
+
+    /// When [`Event::Tick`] is due next.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let kill_at = |w: &Worker| if let Process::Stopping { kill_at } = w.process { kill_at } else { None };
+        self.workers.values().filter_map(kill_at).min()
+    }
+
+    /// Every worker, for the report.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<WorkerStatus> {
+        let status = |(key, w): (&RankKey, &Worker)| WorkerStatus {
+            replica: key.replica,
+            epoch: key.epoch,
+            rank: key.rank,
+            pid: w.pid,
+            phase: w.phase.clone(),
+            load: w.load,
+        };
+        self.workers.iter().map(status).take(RANKS_PER_NODE_MAX).collect()
+    }
+
+    /// Takes one event in and says what to do.
+    pub fn apply(&mut self, event: Event, now: Instant) -> Vec<Command> {
+        match event {
+            Event::Orders(orders) => self.take_orders(orders),
+            Event::Started { key, pid } => {
+                if let Some(worker) = self.workers.get_mut(&key) {
+                    worker.pid = pid;
+                }
+            }
+            Event::Said { key, message } => self.hear(key, message),
+            Event::Exited { key, how } => self.bury(key, how),
+            Event::Tick => return self.kill_overdue(now),
+            Event::Leave => self.leaving = true,
+        }
+        self.reconcile(now)
+    }
+
+    fn take_orders(&mut self, orders: NodeOrders) {
+        if orders.term < self.term || self.leaving {
+            tracing::warn!(term = orders.term.0, newest_term = self.term.0, "orders refused");
+            return;
+        }
+        self.term = orders.term;
+        for order in &orders.ranks {
+            let fence = self.fences.entry(order.replica).or_insert(order.epoch);
+            *fence = order.epoch.max(*fence);
+        }
+        let current = orders.ranks.into_iter().filter(|o| o.epoch >= self.fences[&o.replica]);
+        self.orders = current.map(|o| (key_of(&o), o)).collect();
+    }
+
+    fn hear(&mut self, key: RankKey, message: FromWorker) {
+        let Some(worker) = self.workers.get_mut(&key) else { return };
+        match message {
+            // What made it fail stays the reason, whatever it says on its way out.
+            FromWorker::Phase(_) if matches!(worker.phase, WorkerPhase::Failed { .. }) => {}
+            FromWorker::Phase(phase) => worker.phase = phase,
+            FromWorker::Alive(load) => worker.load = (key.rank == Rank(0)).then_some(load),
+        }
+    }
+
+    fn bury(&mut self, key: RankKey, how: String) {
+        let Some(worker) = self.workers.get_mut(&key) else { return };
+        let stopping = matches!(worker.process, Process::Stopping { .. });
+        let failed = matches!(worker.phase, WorkerPhase::Failed { .. });
+        worker.process = Process::Ended;
+        worker.load = None;
+        if stopping && !failed {
+            self.workers.remove(&key);
+        } else if !failed {
+            worker.phase = WorkerPhase::Failed { reason: format!("the worker process {how}"), retryable: true };
+        }
+    }
+
+    fn kill_overdue(&mut self, now: Instant) -> Vec<Command> {
+        let mut commands = Vec::new();
+        for (key, worker) in &mut self.workers {
+            if let Process::Stopping { kill_at } = &mut worker.process
+                && kill_at.is_some_and(|at| at <= now)
+            {
+                *kill_at = None;
+                commands.push(Command::Kill(*key));
+            }
+        }
+        commands
+    }
+
+    /// Desired against observed.
+    fn reconcile(&mut self, now: Instant) -> Vec<Command> {
+        let mut commands = Vec::new();
+        let Self { orders, workers, fences, leaving, .. } = self;
+        workers.retain(|key, w| w.lives() || orders.contains_key(key));
+        for (key, worker) in workers.iter_mut() {
+            let order = orders.get(key).filter(|o| o.goal != RankGoal::Drain && !*leaving);
+            let superseded = fences.get(&key.replica).is_some_and(|fence| *fence > key.epoch);
+            commands.extend(steer(*key, worker, order, superseded, now));
+        }
+        self.start_missing(&mut commands);
+        commands
+    }
+
+    /// Starts ordered ranks that have no worker and whose predecessors are gone.
+    fn start_missing(&mut self, commands: &mut Vec<Command>) {
+        for (key, order) in self.orders.iter().filter(|_| !self.leaving) {
+            let waits = |(k, w): (&RankKey, &Worker)| k.replica == key.replica && k.epoch < key.epoch && w.lives();
+            if self.workers.contains_key(key) || order.goal == RankGoal::Drain || self.workers.iter().any(waits) {
+                continue;
+            }
+            let mut worker = Worker {
+                process: Process::Running { told: Told::Load },
+                pid: 0,
+                phase: WorkerPhase::Starting,
+                load: None,
+            };
+            if order.goal == RankGoal::Load {
+                commands.push(Command::Spawn(Box::new(order.clone())));
+            } else {
+                // The group has gone on without it: a fresh process could not join that epoch.
+                worker.process = Process::Ended;
+                let reason = "the node has no such worker: its agent was started anew".to_owned();
+                worker.phase = WorkerPhase::Failed { reason, retryable: true };
+            }
+            self.workers.insert(*key, worker);
+        }
+    }
+}
+
+/// What to tell one worker, given the order that it should follow (`None`: stop).
+fn steer(
+    key: RankKey,
+    worker: &mut Worker,
+    order: Option<&RankOrder>,
+    superseded: bool,
+    now: Instant,
+) -> Option<Command> {
+    let Process::Running { told } = &mut worker.process else { return None };
+    let Some(order) = order else {
+        let deadline = if superseded { SUPERSEDED_DEADLINE } else { DRAIN_DEADLINE };
+        worker.process = Process::Stopping { kill_at: Some(now + deadline + KILL_MARGIN) };
+        let deadline_ms = u32::try_from(deadline.as_millis()).expect("seconds");
+        return Some(Command::Tell { key, message: ToWorker::Drain { deadline_ms } });
+    };
+    let (next, message) = match (&order.goal, &worker.phase) {
+        (RankGoal::Connect { peers }, WorkerPhase::Loaded { .. }) => {
+            (Told::Connect, ToWorker::Connect { peers: peers.clone() })
+        }
+        (RankGoal::Serve, WorkerPhase::Connected) => (Told::Serve, ToWorker::Serve),
+        _ => return None,
+    };
+    if *told >= next {
+        return None;
+    }
+    *told = next;
+    Some(Command::Tell { key, message })
+}
+
+/// The key of an order.
+#[must_use]
+pub fn key_of(order: &RankOrder) -> RankKey {
+    RankKey { replica: order.replica, epoch: order.epoch, rank: order.rank }
+}
+
+#[cfg(test)]
+#[path = "supervisor_tests.rs"]
+mod tests;

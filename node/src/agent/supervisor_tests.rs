@@ -1,0 +1,231 @@
+//! The supervisor by tables: one test per edge of its drawing.
+
+use protocol::plan::RankAddr;
+use protocol::{AtomRun, ByteBudget, DeploymentSpec, Dtype, Generation, ModelRecord, NodeId, Plan, RankCut, RankPlan};
+use protocol::{Span, WorldSize};
+
+use super::*;
+
+fn plan() -> Plan {
+    let run = AtomRun { start: 0, end: 8 };
+    let all = Span { start: 0, end: 8 };
+    let cut =
+        RankCut { head_atoms: run, heads: all, kv_heads: all, mlp_atoms: run, mlp_cols: all, vocab_rows: all };
+    let node = NodeId::new("node-1").expect("a label");
+    let rank = RankPlan { rank: Rank(0), node, cut, budget: ByteBudget::default() };
+    Plan { world_size: WorldSize::ONE, kv_tokens: 64, context_tokens: 64, ranks: vec![rank] }
+}
+
+fn deployment() -> DeploymentSpec {
+    let model = ModelRecord {
+        name: "m".into(),
+        digest: "d".into(),
+        dir: "/m".into(),
+        config_json: "{}".into(),
+        stored_f32: true,
+        weight_bytes: 1,
+    };
+    DeploymentSpec {
+        name: "d".into(),
+        generation: Generation(1),
+        model,
+        served_names: vec!["m".into()],
+        tp: WorldSize::ONE,
+        replicas: 1,
+        dtype: Dtype::F32,
+        threads_per_worker: 1,
+        kv_tokens: None,
+        context_tokens: None,
+        max_seqs: 4,
+        step_tokens: 64,
+    }
+}
+
+fn key(epoch: u64) -> RankKey {
+    RankKey { replica: ReplicaId(1), epoch: Epoch(epoch), rank: Rank(0) }
+}
+
+fn order(epoch: u64, goal: RankGoal) -> RankOrder {
+    let k = key(epoch);
+    RankOrder { replica: k.replica, epoch: k.epoch, rank: k.rank, deployment: deployment(), plan: plan(), goal }
+}
+
+fn orders(term: u64, ranks: Vec<RankOrder>) -> Event {
+    Event::Orders(NodeOrders { term: Term(term), lease_ms: 1000, heartbeat_ms: 100, ranks })
+}
+
+fn addr() -> RankAddr {
+    let any = "127.0.0.1:1".parse().expect("an address");
+    RankAddr::new(Rank(0), NodeId::new("node-1").expect("a label"), any, any)
+}
+
+fn said(epoch: u64, phase: WorkerPhase) -> Event {
+    Event::Said { key: key(epoch), message: FromWorker::Phase(phase) }
+}
+
+fn exited(epoch: u64) -> Event {
+    Event::Exited { key: key(epoch), how: "was killed by signal 9".into() }
+}
+
+struct Case {
+    supervisor: Supervisor,
+    now: Instant,
+}
+
+impl Case {
+    fn new() -> Self {
+        Self { supervisor: Supervisor::new(Term(0)), now: Instant::now() }
+    }
+
+    fn apply(&mut self, event: Event) -> Vec<Command> {
+        self.supervisor.apply(event, self.now)
+    }
+
+    /// A case whose worker of epoch 1 serves.
+    fn serving() -> Self {
+        let mut case = Self::new();
+        assert!(matches!(case.apply(orders(1, vec![order(1, RankGoal::Load)]))[..], [Command::Spawn(_)]));
+        assert!(case.apply(Event::Started { key: key(1), pid: 42 }).is_empty());
+        assert!(case.apply(said(1, WorkerPhase::Loaded { addr: addr(), bytes_read: 5 })).is_empty());
+        let peers = vec![addr()];
+        let told = case.apply(orders(1, vec![order(1, RankGoal::Connect { peers: peers.clone() })]));
+        assert_eq!(told, [Command::Tell { key: key(1), message: ToWorker::Connect { peers } }]);
+        assert!(case.apply(said(1, WorkerPhase::Connected)).is_empty());
+        let told = case.apply(orders(1, vec![order(1, RankGoal::Serve)]));
+        assert_eq!(told, [Command::Tell { key: key(1), message: ToWorker::Serve }]);
+        assert!(case.apply(said(1, WorkerPhase::Serving)).is_empty());
+        case
+    }
+
+    fn phases(&self) -> Vec<WorkerPhase> {
+        self.supervisor.statuses().into_iter().map(|s| s.phase).collect()
+    }
+}
+
+fn drain(epoch: u64, deadline: Duration) -> Command {
+    let deadline_ms = u32::try_from(deadline.as_millis()).expect("short");
+    Command::Tell { key: key(epoch), message: ToWorker::Drain { deadline_ms } }
+}
+
+#[test]
+fn a_rank_is_led_from_nothing_to_serving_and_orders_are_idempotent() {
+    let mut case = Case::serving();
+    assert!(case.apply(orders(1, vec![order(1, RankGoal::Serve)])).is_empty());
+    assert_eq!(case.phases(), [WorkerPhase::Serving]);
+    assert_eq!(case.supervisor.statuses()[0].pid, 42);
+}
+
+#[test]
+fn a_goal_waits_for_the_phase_before_it() {
+    let mut case = Case::new();
+    case.apply(orders(1, vec![order(1, RankGoal::Load)]));
+    let connect = || orders(1, vec![order(1, RankGoal::Connect { peers: vec![addr()] })]);
+    assert!(case.apply(connect()).is_empty());
+    let told = case.apply(said(1, WorkerPhase::Loaded { addr: addr(), bytes_read: 5 }));
+    assert!(matches!(told[..], [Command::Tell { message: ToWorker::Connect { .. }, .. }]));
+}
+
+#[test]
+fn orders_of_a_lower_term_are_refused() {
+    let mut case = Case::serving();
+    case.apply(orders(3, vec![order(1, RankGoal::Serve)]));
+    assert!(case.apply(orders(2, vec![])).is_empty());
+    assert_eq!((case.phases().len(), case.supervisor.term()), (1, Term(3)));
+    let mut restarted = Supervisor::new(Term(3));
+    assert!(restarted.apply(orders(2, vec![order(1, RankGoal::Load)]), case.now).is_empty());
+}
+
+#[test]
+fn a_lower_epoch_is_refused_even_after_its_worker_is_gone() {
+    let mut case = Case::serving();
+    case.apply(orders(1, vec![]));
+    case.apply(exited(1));
+    assert!(matches!(case.apply(orders(2, vec![order(5, RankGoal::Load)]))[..], [Command::Spawn(_)]));
+    case.apply(orders(3, vec![]));
+    case.apply(exited(5));
+    assert!(case.apply(orders(4, vec![order(4, RankGoal::Load)])).is_empty());
+    assert!(case.supervisor.is_empty());
+}
+
+#[test]
+fn an_absent_rank_is_drained_then_killed_then_forgotten() {
+    let mut case = Case::serving();
+    assert_eq!(case.apply(orders(1, vec![])), [drain(1, DRAIN_DEADLINE)]);
+    assert!(case.apply(orders(1, vec![])).is_empty(), "told once");
+    assert!(case.apply(Event::Tick).is_empty());
+    let due = case.supervisor.next_deadline().expect("a kill is planned");
+    assert_eq!(due, case.now + DRAIN_DEADLINE + KILL_MARGIN);
+    case.now = due;
+    assert_eq!(case.apply(Event::Tick), [Command::Kill(key(1))]);
+    assert!(case.apply(Event::Tick).is_empty(), "killed once");
+    assert_eq!(case.supervisor.next_deadline(), None);
+    case.apply(exited(1));
+    assert!(case.phases().is_empty());
+}
+
+#[test]
+fn the_next_epoch_starts_when_the_superseded_worker_is_gone() {
+    let mut case = Case::serving();
+    assert_eq!(case.apply(orders(2, vec![order(2, RankGoal::Load)])), [drain(1, SUPERSEDED_DEADLINE)]);
+    assert_eq!(case.phases().len(), 1);
+    assert!(matches!(&case.apply(exited(1))[..], [Command::Spawn(o)] if o.epoch == Epoch(2)));
+    assert_eq!(case.phases(), [WorkerPhase::Starting]);
+}
+
+#[test]
+fn an_exit_is_reported_with_its_cause_and_never_restarted_in_that_epoch() {
+    let mut case = Case::serving();
+    assert!(case.apply(exited(1)).is_empty());
+    let reason = "the worker process was killed by signal 9".to_owned();
+    assert_eq!(case.phases(), [WorkerPhase::Failed { reason, retryable: true }]);
+    assert!(case.apply(orders(1, vec![order(1, RankGoal::Serve)])).is_empty());
+    assert_eq!(case.phases().len(), 1, "it is reported until it is no longer ordered");
+    case.apply(orders(1, vec![]));
+    assert!(case.phases().is_empty());
+}
+
+#[test]
+fn what_the_worker_said_it_failed_of_wins_over_how_it_exited() {
+    let mut case = Case::serving();
+    let failed = WorkerPhase::Failed { reason: "tensor t is missing".into(), retryable: false };
+    case.apply(said(1, failed.clone()));
+    case.apply(said(1, WorkerPhase::Draining));
+    case.apply(exited(1));
+    assert_eq!(case.phases(), [failed]);
+}
+
+#[test]
+fn a_drained_rank_that_exits_is_not_started_again() {
+    let mut case = Case::serving();
+    assert_eq!(case.apply(orders(1, vec![order(1, RankGoal::Drain)])), [drain(1, DRAIN_DEADLINE)]);
+    assert!(case.apply(exited(1)).is_empty());
+    assert!(case.apply(orders(1, vec![order(1, RankGoal::Drain)])).is_empty());
+    assert!(case.phases().is_empty());
+}
+
+#[test]
+fn a_rank_of_a_group_that_went_on_without_it_is_reported_lost() {
+    let mut case = Case::new();
+    assert!(case.apply(orders(1, vec![order(1, RankGoal::Serve)])).is_empty());
+    assert!(matches!(case.phases()[..], [WorkerPhase::Failed { retryable: true, .. }]));
+}
+
+#[test]
+fn leaving_drains_everything_and_starts_nothing() {
+    let mut case = Case::serving();
+    assert_eq!(case.apply(Event::Leave), [drain(1, DRAIN_DEADLINE)]);
+    assert!(case.apply(orders(9, vec![order(2, RankGoal::Load)])).is_empty());
+    assert!(!case.supervisor.is_empty());
+    case.apply(exited(1));
+    assert!(case.supervisor.is_empty());
+}
+
+#[test]
+fn load_is_kept_for_rank_0_only_while_it_lives() {
+    let mut case = Case::serving();
+    let load = EngineLoad { running: 3, ..EngineLoad::default() };
+    case.apply(Event::Said { key: key(1), message: FromWorker::Alive(load) });
+    assert_eq!(case.supervisor.statuses()[0].load, Some(load));
+    case.apply(exited(1));
+    assert_eq!(case.supervisor.statuses()[0].load, None);
+}

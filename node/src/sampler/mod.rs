@@ -1,0 +1,17 @@
+//! Which token comes out of a row of logits.
+//!
+//! The order of effects (DESIGN §5): repetition, frequency and presence penalties → logit bias → mask → temperature →
+//! top-k, top-p, min-p → draw. Temperature 0 takes the best after the mask. Ties go to the lowest id everywhere.
+//!
+//! Not here: where logits come from, when a sequence ends (the engine). No clock and no state of a generator: a draw
+//! is a function of (seed, position), and all arithmetic is plain IEEE operations in a fixed order, so a stream that is
+//! resumed on another host draws the same tokens.
+
+mod candidates;
+mod choose;
+mod history;
+mod logprobs;
+mod math;
+mod philox;
+
+pub use choose::{Choice, SampleError, Sampler, Scratch};
