@@ -8,7 +8,8 @@
 //!  └────────┴─────────┴──────┴─────────────┴───────────┴──────────┴──────────────┘
 //! ```
 //! A body is the rkyv archive of the kind's [`Message`], checked (`bytecheck`, then [`Message::validate`]) before it
-//! is believed; [`Kind::Collective`] bodies alone are raw little-endian f32. Epoch is 0 where none applies.
+//! is believed; [`Kind::Collective`] bodies alone are a [`crate::step::PieceHead`] and raw little-endian f32. Epoch is 0
+//! where none applies.
 //!
 //! Not here: reading and writing (transport).
 
@@ -43,7 +44,7 @@ pub enum Kind {
     GroupHello = 30,
     /// [`crate::step::StepPlan`], rank 0 to every other rank.
     StepPlan = 31,
-    /// Raw f32 partial sums or slices of one collective.
+    /// A piece of one collective: [`crate::step::PieceHead`], then raw little-endian f32.
     Collective = 32,
     /// [`crate::worker::ToWorker`], agent to worker, over the pipe.
     ToWorker = 40,

@@ -68,3 +68,65 @@ impl StepPlan {
         self.seqs.iter().map(|s| s.tokens.len()).sum()
     }
 }
+
+/// Bytes of a [`PieceHead`].
+pub const PIECE_HEAD_BYTES: usize = 16;
+/// Most f32 values in one piece of a collective (256 KiB): small enough that both directions of a pair interleave.
+pub const PIECE_VALUES_MAX: u32 = 64 << 10;
+
+/// Opens the body of a [`crate::Kind::Collective`] frame: which values of which operation follow. Ranks that disagree on
+/// what they are doing find out by it, rather than add the wrong numbers.
+///
+/// ```text
+///  0       8      12      16
+///  ┌───────┬──────┬───────┬──────────────────┐
+///  │ op    │ at   │ total │ values           │  little endian
+///  │ u64   │ u32  │ u32   │ n × f32          │
+///  └───────┴──────┴───────┴──────────────────┘
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PieceHead {
+    /// Which collective of the epoch, from 0 (the barrier that forms the group).
+    pub op: u64,
+    /// Index of the first value of this piece in its rank's whole contribution.
+    pub at: u32,
+    /// Values in the whole contribution.
+    pub total: u32,
+}
+
+impl PieceHead {
+    /// Its bytes.
+    #[must_use]
+    pub fn encode(self) -> [u8; PIECE_HEAD_BYTES] {
+        let mut out = [0; PIECE_HEAD_BYTES];
+        out[0..8].copy_from_slice(&self.op.to_le_bytes());
+        out[8..12].copy_from_slice(&self.at.to_le_bytes());
+        out[12..16].copy_from_slice(&self.total.to_le_bytes());
+        out
+    }
+
+    /// Reads it back; any bytes are one, and the reader compares it with what it expects.
+    #[must_use]
+    pub fn decode(bytes: &[u8; PIECE_HEAD_BYTES]) -> Self {
+        let u32_at = |i: usize| u32::from_le_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
+        Self { op: u64::from(u32_at(0)) | u64::from(u32_at(4)) << 32, at: u32_at(8), total: u32_at(12) }
+    }
+}
+
+impl std::fmt::Display for PieceHead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "operation {} value {} of {}", self.op, self.at, self.total)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_bytes_of_a_piece_head() {
+        let head = PieceHead { op: 0x0102_0304_0506_0708, at: 9, total: 0x0a00_0000 };
+        assert_eq!(head.encode(), [8, 7, 6, 5, 4, 3, 2, 1, 9, 0, 0, 0, 0, 0, 0, 10]);
+        assert_eq!(PieceHead::decode(&head.encode()), head);
+    }
+}
