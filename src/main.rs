@@ -1,1 +1,17 @@
-fn main() {}
+//! The binary `shardglm`: parse → validate → run → exit code. No logic lives here.
+
+mod admin;
+mod chat;
+mod cli;
+mod config;
+mod host;
+mod http;
+mod join;
+mod memory;
+mod telemetry;
+mod trust;
+mod up;
+
+fn main() -> std::process::ExitCode {
+    cli::run().into()
+}

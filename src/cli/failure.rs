@@ -1,0 +1,67 @@
+//! How a command ends: its exit code, and the one line that says why. Decided here and nowhere else.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// DESIGN §9's exit codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Done.
+    Done = 0,
+    /// It was tried and did not work.
+    Failed = 1,
+    /// The command or the configuration is wrong.
+    Usage = 2,
+    /// Something that must hold before does not.
+    Refused = 3,
+    /// Nobody answers.
+    Unreachable = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command did not do what it should.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: Exit,
+    error: anyhow::Error,
+}
+
+impl Failure {
+    /// Exit 2.
+    pub(crate) fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self { exit: Exit::Usage, error: error.into() }
+    }
+
+    /// Exit 3.
+    pub(crate) fn refused(error: impl Into<anyhow::Error>) -> Self {
+        Self { exit: Exit::Refused, error: error.into() }
+    }
+
+    /// Exit 4.
+    pub(crate) fn unreachable(error: impl Into<anyhow::Error>) -> Self {
+        Self { exit: Exit::Unreachable, error: error.into() }
+    }
+
+    /// The code that the process ends with.
+    pub(crate) fn exit(&self) -> Exit {
+        self.exit
+    }
+}
+
+/// Exit 1, unless said otherwise.
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self { exit: Exit::Failed, error }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.error)
+    }
+}

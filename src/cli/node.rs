@@ -1,0 +1,105 @@
+//! `shardglm node`: the daemon (joins first where it has no certificate), and `node list`.
+
+use node::agent::AgentConfig;
+use protocol::NodeId;
+use protocol::admin::{NodeHealth, NodeInfo};
+
+use super::daemon::DaemonArgs;
+use super::output::{Format, OutputArgs};
+use super::{Failure, print, print_json, table};
+use crate::admin::{AdminArgs, AdminClient};
+use crate::{host, join};
+
+/// Arguments of `node`.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct NodeArgs {
+    #[command(subcommand)]
+    verb: Option<NodeVerb>,
+    /// This node's name: a DNS label, unique in its cluster
+    #[arg(long, value_parser = |s: &str| NodeId::new(s))]
+    name: Option<NodeId>,
+    #[command(flatten)]
+    daemon: DaemonArgs,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum NodeVerb {
+    /// List the nodes and the ranks they run
+    List {
+        #[command(flatten)]
+        admin: AdminArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}
+
+impl NodeArgs {
+    /// Whether a daemon was asked for, and not a verb.
+    pub(super) fn is_daemon(&self) -> bool {
+        self.verb.is_none()
+    }
+}
+
+/// Runs the daemon or the verb.
+pub(super) async fn run(args: NodeArgs) -> Result<(), Failure> {
+    match args.verb {
+        Some(NodeVerb::List { admin, output }) => list(&admin, output.output).await,
+        None => {
+            let name = args.name.ok_or_else(|| Failure::usage(anyhow::anyhow!("--name NAME is required")))?;
+            daemon(name, &args.daemon).await
+        }
+    }
+}
+
+async fn daemon(name: NodeId, args: &DaemonArgs) -> Result<(), Failure> {
+    let config = args.load()?;
+    let stop = args.stop()?;
+    tokio::select! {
+        joined = join::ensure_identity(&config, &name) => joined?,
+        () = stop.token.cancelled() => return Ok(()),
+    }
+    let memory_bytes = match config.node.memory_bytes {
+        0 => host::memory_for_ranks()?,
+        bytes => bytes,
+    };
+    let worker_exe = std::env::current_exe().map_err(|e| anyhow::anyhow!("cannot find this program's file: {e}"))?;
+    let agent = AgentConfig {
+        node: name,
+        identity_dir: config.paths.identity_dir.clone(),
+        state_dir: config.paths.state_dir.clone(),
+        listen_ip: config.node.listen_ip,
+        coordinators: config.coordinators.iter().map(|c| c.internal).collect(),
+        memory_bytes,
+        worker_exe,
+    };
+    node::agent::run(agent, stop.token.clone()).await.map_err(|e| anyhow::Error::new(e).into())
+}
+
+async fn list(admin: &AdminArgs, format: Format) -> Result<(), Failure> {
+    let listing = AdminClient::new(admin)?.nodes().await?;
+    match format {
+        Format::Json => print_json(&listing),
+        Format::Table => print(&node_table(&listing.items)),
+    }
+}
+
+fn node_table(nodes: &[NodeInfo]) -> String {
+    let row = |n: &NodeInfo| {
+        let planned: u64 = n.ranks.iter().map(|r| r.budget.total()).sum();
+        let ranks: Vec<String> = n.ranks.iter().map(|r| format!("{}/{}", r.replica, r.rank)).collect();
+        vec![
+            n.node.to_string(),
+            match n.health {
+                NodeHealth::Up => "up".to_owned(),
+                NodeHealth::Down => "down".to_owned(),
+            },
+            n.inventory.cores.to_string(),
+            host::bytes(n.inventory.memory_bytes),
+            host::bytes(planned),
+            if ranks.is_empty() { "-".to_owned() } else { ranks.join(" ") },
+            n.inventory.version.clone(),
+        ]
+    };
+    table(&["node", "state", "cores", "memory", "planned", "replica/rank", "version"], nodes.iter().map(row))
+}
