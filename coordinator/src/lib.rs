@@ -5,6 +5,9 @@
 
 pub mod config;
 mod coordinator;
+pub mod gateway;
+mod raft;
+mod state;
 pub mod view;
 
 pub use config::{CoordinatorConfig, DeploymentSeed, GatewayLimits, LeaseTimings, MemberAddrs, RaftTimings};

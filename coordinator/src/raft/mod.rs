@@ -1,0 +1,16 @@
+//! Agreement: the log, the vote, the snapshots and the network of openraft, and nothing else of it outside.
+//!
+//! Not here: what is agreed on (`state`). Invariants: what is acknowledged is on the disks of a majority; no openraft
+//! type leaves this module.
+
+pub(crate) mod codec;
+mod log_store;
+mod snapshot;
+mod state_machine;
+#[cfg(test)]
+mod suite;
+mod type_config;
+
+pub use log_store::LogError;
+pub use snapshot::SnapshotError;
+pub use state_machine::AppliedState;

@@ -1,0 +1,154 @@
+//! What can be done to the replicated state. Each command states its precondition; where that fails it is refused.
+//!
+//! These types stand in the log on disk: variants are added at the end, none is changed or taken away.
+
+use protocol::lease::Inventory;
+use protocol::plan::RankAddr;
+use protocol::{DeploymentSpec, Epoch, Generation, NodeId, Plan, ReplicaId};
+use serde::{Deserialize, Serialize};
+
+/// One entry of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// About a node.
+    Node(NodeCommand),
+    /// About a deployment.
+    Deployment(DeploymentCommand),
+    /// About a replica.
+    Replica(ReplicaCommand),
+}
+
+/// About a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeCommand {
+    /// A node is there: new, started anew, changed or back. Always applies.
+    Register {
+        /// Which.
+        node: NodeId,
+        /// Which start of its agent.
+        incarnation: u64,
+        /// What it has.
+        inventory: Inventory,
+    },
+    /// A node asks to be drained. It must be Up, and of this incarnation.
+    Leaving {
+        /// Which.
+        node: NodeId,
+        /// Which start of its agent.
+        incarnation: u64,
+    },
+    /// A node's lease ran out. It must not be down yet, and be of this incarnation.
+    Down {
+        /// Which.
+        node: NodeId,
+        /// Which start of its agent.
+        incarnation: u64,
+        /// One line.
+        reason: String,
+    },
+}
+
+/// About a deployment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeploymentCommand {
+    /// Sets what should run. `expected` must be the present generation (`None`: it must not exist).
+    Put {
+        /// The generation that this change was planned against.
+        expected: Option<Generation>,
+        /// What should run; its generation is ignored, the next one is given.
+        spec: Box<DeploymentSpec>,
+    },
+    /// Says why no plan can be made (`None`: one can again). The generation must be the present one.
+    Block {
+        /// Which deployment.
+        name: String,
+        /// The generation for which that is so.
+        generation: Generation,
+        /// One line with the number that does not fit.
+        reason: Option<String>,
+    },
+    /// Says why a configured deployment's model cannot be read (`None`: it can again). Always applies.
+    Unreadable {
+        /// Which deployment.
+        name: String,
+        /// One line.
+        reason: Option<String>,
+    },
+}
+
+/// About a replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReplicaCommand {
+    /// A new replica without a group. The generation must be the present one, with fewer replicas of it than wanted.
+    Create {
+        /// Of which deployment.
+        deployment: String,
+        /// Of which generation.
+        generation: Generation,
+    },
+    /// Starts the group of the next epoch. The replica must be Waiting, the epoch exactly the next, the plan of the
+    /// right size and on nodes that are Up.
+    Form {
+        /// Which.
+        replica: ReplicaId,
+        /// The new group's.
+        epoch: Epoch,
+        /// Which rank holds what, where.
+        plan: Plan,
+    },
+    /// The group is proved: it may be routed to. The replica must be Forming this epoch, the addresses those of its
+    /// plan's ranks, in order.
+    CommitReady {
+        /// Which.
+        replica: ReplicaId,
+        /// Its group's.
+        epoch: Epoch,
+        /// Where each rank listens.
+        addrs: Vec<RankAddr>,
+    },
+    /// The group is gone, another may be formed. The replica must be Forming, Ready or Draining in this epoch.
+    Lose {
+        /// Which.
+        replica: ReplicaId,
+        /// Its group's.
+        epoch: Epoch,
+        /// One line.
+        reason: String,
+    },
+    /// The group cannot be, and no other could. The replica must be Forming or Ready in this epoch.
+    Fail {
+        /// Which.
+        replica: ReplicaId,
+        /// Its group's.
+        epoch: Epoch,
+        /// One line.
+        reason: String,
+    },
+    /// No new work for the group. The replica must be Ready in this epoch.
+    Drain {
+        /// Which.
+        replica: ReplicaId,
+        /// Its group's.
+        epoch: Epoch,
+        /// One line.
+        reason: String,
+    },
+    /// The replica is gone for good. Its epoch must be this one.
+    Remove {
+        /// Which.
+        replica: ReplicaId,
+        /// Its last group's.
+        epoch: Epoch,
+    },
+}
+
+/// What an accepted command did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Applied {
+    /// All there is to say.
+    Done,
+    /// The deployment's new generation.
+    Generation(Generation),
+    /// The new replica.
+    Replica(ReplicaId),
+}
