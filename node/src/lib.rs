@@ -6,5 +6,6 @@
 
 pub mod agent;
 pub mod engine;
+mod pipe;
 pub mod sampler;
 pub mod worker;

@@ -1,1 +1,313 @@
-//! To come.
+//! The agent of one host: keeps the lease with the leading coordinator and runs the worker processes it orders.
+//!
+//! ```text
+//!  leader ◀─ reports ─ lease task ─ orders ─▶ ┌───────────────────────┐ ─ spawn, tell, kill ─▶ worker processes
+//!                                             │ select → Event        │
+//!  lease task ◀────── report (watch) ──────── │ apply → Vec<Command>  │ ◀─ said, exited ────── (a task each)
+//!                                             └───────────────────────┘
+//! ```
+//! Not here: the model, Raft, joining a cluster. [`supervisor`] decides, the rest carries out.
+//! Invariant: ranks run on while no coordinator can be reached; they end when the agent ends.
+
+mod dialer;
+pub mod inventory;
+mod lease;
+pub mod state;
+pub mod supervisor;
+mod worker_process;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use protocol::identity::{Identity, Role};
+use protocol::lease::{Inventory, NodeReport, RankOrder};
+use protocol::worker::{ToWorker, WorkerSpec};
+use protocol::NodeId;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use transport::identity::IdentityError;
+use transport::{BindError, Endpoint, NodeIdentity};
+
+use self::dialer::Dialer;
+use self::inventory::InventoryError;
+use self::state::{NodeState, StateError};
+use self::supervisor::{Command, Event, RankKey, Supervisor, key_of};
+use self::worker_process::{INBOX_MAX, ProcessCommand};
+
+/// Events that may wait for the agent's loop; whoever has more waits.
+const EVENTS_MAX: usize = 256;
+/// How long the lease's last report and the endpoint's close may take.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// What an agent needs to know.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// This node; the name in its certificate.
+    pub node: NodeId,
+    /// Directory with `ca.pem`, `cert.pem` and `key.pem`.
+    pub identity_dir: PathBuf,
+    /// Directory for what must survive a restart.
+    pub state_dir: PathBuf,
+    /// IP address on which this agent's workers listen.
+    pub listen_ip: IpAddr,
+    /// Internal addresses of the coordinators, in the order in which they are dialled; not empty.
+    pub coordinators: Vec<SocketAddr>,
+    /// Memory that ranks may use in all, bytes; at most what the host has counts.
+    pub memory_bytes: u64,
+    /// The program that is started as `… worker --replica R --epoch E --rank K`.
+    pub worker_exe: PathBuf,
+}
+
+/// Why an agent does not start, or ends.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Its certificate or key is of no use.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Its certificate is another's.
+    #[error("the certificate in {dir} is of {found}, expected node {expected}")]
+    WrongIdentity {
+        /// The identity directory.
+        dir: PathBuf,
+        /// Whose certificate it is.
+        found: Box<Identity>,
+        /// The node of the configuration.
+        expected: NodeId,
+    },
+    /// Nobody to dial.
+    #[error("no coordinator is configured, expected at least one address")]
+    NoCoordinators,
+    /// Its state directory is of no use.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The host's memory is not known.
+    #[error(transparent)]
+    Inventory(#[from] InventoryError),
+    /// It has no socket.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A task that must not end did.
+    #[error("a task of the agent ended unexpectedly: {reason}")]
+    Task {
+        /// The panic, or that it returned.
+        reason: String,
+    },
+}
+
+/// Runs an agent until `cancel` fires; then reports that it leaves, drains its workers and returns.
+///
+/// # Errors
+/// [`AgentError`]. No worker is left running then.
+///
+/// # Cancel safety
+/// Dropping the future kills every worker.
+pub async fn run(config: AgentConfig, cancel: CancellationToken) -> Result<(), AgentError> {
+    let mut agent = Agent::start(config)?;
+    let outcome = agent.serve(&cancel).await;
+    agent.close().await;
+    outcome
+}
+
+/// The agent's loop and all that it owns.
+struct Agent {
+    config: AgentConfig,
+    supervisor: Supervisor,
+    state: NodeState,
+    inventory: Inventory,
+    incarnation: u64,
+    endpoint: Endpoint,
+    events: mpsc::Receiver<Event>,
+    events_tx: mpsc::Sender<Event>,
+    reports: watch::Sender<NodeReport>,
+    inboxes: BTreeMap<RankKey, mpsc::Sender<ProcessCommand>>,
+    /// The lease and a task a process.
+    tasks: JoinSet<()>,
+    stop_lease: CancellationToken,
+}
+
+impl Agent {
+    fn start(config: AgentConfig) -> Result<Self, AgentError> {
+        if config.coordinators.is_empty() {
+            return Err(AgentError::NoCoordinators);
+        }
+        let identity = NodeIdentity::load(&config.identity_dir)?;
+        let found = identity.identity();
+        if (found.role, &found.name) != (Role::Node, &config.node) {
+            let (dir, expected) = (config.identity_dir.clone(), config.node.clone());
+            return Err(AgentError::WrongIdentity { dir, found: Box::new(found.clone()), expected });
+        }
+        let state = NodeState::open(&config.state_dir, found.cluster, &config.node)?;
+        let inventory = inventory::take(config.memory_bytes)?;
+        let endpoint = Endpoint::bind(SocketAddr::new(config.listen_ip, 0), &identity, &[])?;
+        let (events_tx, events) = mpsc::channel(EVENTS_MAX);
+        let incarnation = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64);
+        let first = NodeReport {
+            node: config.node.clone(),
+            incarnation,
+            inventory: inventory.clone(),
+            workers: Vec::new(),
+            leaving: false,
+        };
+        let (reports, receiver) = watch::channel(first);
+        let stop_lease = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let dialer = Dialer::new(config.coordinators.clone());
+        tasks.spawn(lease::keep(endpoint.clone(), dialer, receiver, events_tx.clone(), stop_lease.clone()));
+        let supervisor = Supervisor::new(state.term());
+        let inboxes = BTreeMap::new();
+        tracing::info!(node_id = %config.node, cores = inventory.cores, memory_bytes = inventory.memory_bytes, "agent up");
+        Ok(Self {
+            config,
+            supervisor,
+            state,
+            inventory,
+            incarnation,
+            endpoint,
+            events,
+            events_tx,
+            reports,
+            inboxes,
+            tasks,
+            stop_lease,
+        })
+    }
+
+    async fn serve(&mut self, cancel: &CancellationToken) -> Result<(), AgentError> {
+        while !(self.supervisor.is_leaving() && self.supervisor.is_empty()) {
+            let event = self.select(cancel).await?;
+            self.handle(event);
+        }
+        Ok(())
+    }
+
+    /// The one place where the agent waits.
+    async fn select(&mut self, cancel: &CancellationToken) -> Result<Event, AgentError> {
+        let deadline = self.supervisor.next_deadline();
+        let tick = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = cancel.cancelled(), if !self.supervisor.is_leaving() => Ok(Event::Leave),
+            Some(event) = self.events.recv() => Ok(event),
+            Some(ended) = self.tasks.join_next() => match ended {
+                Err(e) => Err(AgentError::Task { reason: e.to_string() }),
+                // A process's task; what it had to say is in the events. The lease's ends only in `close`.
+                Ok(()) => Ok(Event::Tick),
+            },
+            () = tick => Ok(Event::Tick),
+        }
+    }
+
+    /// Applies one event and all that follows from it, then publishes the report where it changed.
+    fn handle(&mut self, event: Event) {
+        let mut queue = VecDeque::from([event]);
+        while let Some(event) = queue.pop_front() {
+            if let Event::Exited { key, how } = &event {
+                tracing::info!(replica_id = key.replica.0, epoch = key.epoch.0, rank = key.rank.0, %how, "worker gone");
+                self.inboxes.remove(key);
+            }
+            let commands = self.supervisor.apply(event, Instant::now());
+            self.remember_term();
+            for command in commands {
+                queue.extend(self.execute(command));
+            }
+        }
+        let report = self.report();
+        self.reports.send_if_modified(|last| {
+            let changed = *last != report;
+            *last = report;
+            changed
+        });
+    }
+
+    /// A disk that fails must not stop ranks that serve: the fence then holds as long as this process does.
+    fn remember_term(&mut self) {
+        if let Err(e) = self.state.raise_term(self.supervisor.term()) {
+            tracing::error!(term = self.supervisor.term().0, error = %e, "the term could not be made durable");
+        }
+    }
+
+    fn report(&self) -> NodeReport {
+        NodeReport {
+            node: self.config.node.clone(),
+            incarnation: self.incarnation,
+            inventory: self.inventory.clone(),
+            workers: self.supervisor.statuses(),
+            leaving: self.supervisor.is_leaving(),
+        }
+    }
+
+    /// Carries out one command; what came of it at once, if anything.
+    fn execute(&mut self, command: Command) -> Option<Event> {
+        match command {
+            Command::Spawn(order) => Some(self.spawn(*order)),
+            Command::Tell { key, message } => {
+                self.send(key, ProcessCommand::Tell(Box::new(message)));
+                None
+            }
+            Command::Kill(key) => {
+                self.send(key, ProcessCommand::Kill);
+                None
+            }
+        }
+    }
+
+    fn spawn(&mut self, order: RankOrder) -> Event {
+        let key = key_of(&order);
+        let child = match worker_process::spawn(&self.config.worker_exe, key) {
+            Ok(child) => child,
+            Err(e) => {
+                let how = format!("could not be started as {}: {e}", self.config.worker_exe.display());
+                return Event::Exited { key, how };
+            }
+        };
+        let pid = child.id().unwrap_or(0);
+        tracing::info!(replica_id = key.replica.0, epoch = key.epoch.0, rank = key.rank.0, pid, "worker started");
+        let (inbox, receiver) = mpsc::channel(INBOX_MAX);
+        self.inboxes.insert(key, inbox);
+        self.tasks.spawn(worker_process::drive(child, key, receiver, self.events_tx.clone()));
+        self.send(key, ProcessCommand::Tell(Box::new(ToWorker::Start(Box::new(self.spec(order))))));
+        Event::Started { key, pid }
+    }
+
+    fn spec(&self, order: RankOrder) -> WorkerSpec {
+        WorkerSpec {
+            node: self.config.node.clone(),
+            replica: order.replica,
+            epoch: order.epoch,
+            rank: order.rank,
+            deployment: order.deployment,
+            plan: order.plan,
+            listen_ip: self.config.listen_ip.to_string(),
+            identity_dir: self.config.identity_dir.display().to_string(),
+        }
+    }
+
+    /// Queues a command for a process. One that leaves its whole inbox unread is killed by closing it.
+    fn send(&mut self, key: RankKey, command: ProcessCommand) {
+        if let Some(inbox) = self.inboxes.get(&key)
+            && inbox.try_send(command).is_err()
+        {
+            self.inboxes.remove(&key);
+        }
+    }
+
+    /// Ends the lease with a last report, then every task.
+    async fn close(mut self) {
+        self.inboxes.clear();
+        self.stop_lease.cancel();
+        self.events.close();
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(CLOSE_DEADLINE, ended).await.is_err() {
+            tracing::warn!("tasks of the agent were aborted");
+        }
+        self.tasks.shutdown().await;
+        self.endpoint.close("the node leaves", CLOSE_DEADLINE).await;
+    }
+}

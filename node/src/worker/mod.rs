@@ -1,1 +1,28 @@
-//! To come.
+//! One rank of one replica, as a process that an agent starts: `… worker --replica R --epoch E --rank K`.
+//!
+//! ```text
+//!  agent ── stdin ──▶ reader ─┐                          ┌─ compute thread `rank-K`: model, group, step loop
+//!                             ├▶ control (this thread) ──┤
+//!  agent ◀─ stdout ───────────┘   every second: Alive    └─ front (rank 0): gateways' streams, one runtime thread
+//! ```
+//! Not here: the engine's decisions, the model's layers. Logs go to stderr only.
+//! Invariant: the process ends when its stdin ends, and never later than its drain's deadline.
+
+mod compute;
+mod control;
+mod error;
+mod fault;
+mod follower;
+mod gauge;
+mod group;
+mod leader;
+mod model;
+mod patience;
+mod reporter;
+mod serve;
+mod submission;
+
+pub use control::run;
+pub use error::WorkerError;
+pub use fault::StepFault;
+pub use serve::ServeError;

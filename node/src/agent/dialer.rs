@@ -1,0 +1,116 @@
+//! Which coordinator to dial next, and how long to wait before: each in turn, a leader's address first where a follower
+//! named one. Pure.
+//!
+//! A node never stops trying: its budget is a pace, doubling up to [`PAUSE_MAX`] while nobody grants the lease.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Pause after the first failure.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Longest pause between two attempts.
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Hints followed one after another without a pause: two followers that name each other must not spin.
+const HINTS_MAX: u32 = 3;
+
+/// How an attempt ended without the lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Miss {
+    /// A follower answered, and knows the leader or not.
+    NotLeader(Option<SocketAddr>),
+    /// Nobody answered, or the stream broke.
+    Lost,
+}
+
+/// The dialling order of one node.
+#[derive(Debug)]
+pub(super) struct Dialer {
+    coordinators: Vec<SocketAddr>,
+    next: usize,
+    hint: Option<SocketAddr>,
+    hints: u32,
+    misses: u32,
+}
+
+impl Dialer {
+    /// Starts with the first of `coordinators`, which is not empty.
+    pub(super) fn new(coordinators: Vec<SocketAddr>) -> Self {
+        Self { coordinators, next: 0, hint: None, hints: 0, misses: 0 }
+    }
+
+    /// Whom to dial now.
+    pub(super) fn target(&mut self) -> SocketAddr {
+        self.hint.take().unwrap_or_else(|| self.coordinators[self.next % self.coordinators.len()])
+    }
+
+    /// The lease was granted: start from short pauses again.
+    pub(super) fn granted(&mut self) {
+        self.hints = 0;
+        self.misses = 0;
+    }
+
+    /// The attempt, or the lease, ended. How long to wait before [`Self::target`].
+    pub(super) fn missed(&mut self, miss: Miss) -> Duration {
+        if let Miss::NotLeader(Some(leader)) = miss
+            && self.hints < HINTS_MAX
+        {
+            self.hints += 1;
+            self.hint = Some(leader);
+            return Duration::ZERO;
+        }
+        self.hints = 0;
+        self.next = (self.next + 1) % self.coordinators.len();
+        let pause = PAUSE_MIN.saturating_mul(1 << self.misses.min(16)).min(PAUSE_MAX);
+        self.misses += 1;
+        pause
+    }
+}
+
+/// The address in a `NotLeader` refusal's detail, where it has one.
+pub(super) fn leader_hint(detail: &str) -> Option<SocketAddr> {
+    detail.split([' ', ',', '=', '`', '(', ')']).find_map(|word| word.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(port: u16) -> SocketAddr {
+        ([127, 0, 0, 1], port).into()
+    }
+
+    #[test]
+    fn coordinators_are_dialled_in_turn_at_a_growing_pace() {
+        let mut dialer = Dialer::new(vec![addr(1), addr(2), addr(3)]);
+        let mut pauses = Vec::new();
+        let mut targets = Vec::new();
+        for _ in 0..8 {
+            targets.push(dialer.target().port());
+            pauses.push(dialer.missed(Miss::Lost).as_millis());
+        }
+        assert_eq!(targets, [1, 2, 3, 1, 2, 3, 1, 2]);
+        assert_eq!(pauses, [50, 100, 200, 400, 800, 1600, 2000, 2000]);
+        dialer.granted();
+        assert_eq!(dialer.missed(Miss::Lost), PAUSE_MIN);
+    }
+
+    #[test]
+    fn a_hint_is_followed_at_once_but_not_for_ever() {
+        let mut dialer = Dialer::new(vec![addr(1), addr(2)]);
+        for _ in 0..HINTS_MAX {
+            assert_eq!(dialer.missed(Miss::NotLeader(Some(addr(9)))), Duration::ZERO);
+            assert_eq!(dialer.target(), addr(9));
+        }
+        assert_ne!(dialer.missed(Miss::NotLeader(Some(addr(9)))), Duration::ZERO);
+        assert_eq!(dialer.target(), addr(2));
+        assert_ne!(dialer.missed(Miss::NotLeader(None)), Duration::ZERO);
+    }
+
+    #[test]
+    fn hints_are_read_from_the_detail() {
+        assert_eq!(leader_hint("127.0.0.1:9"), Some(addr(9)));
+        assert_eq!(leader_hint("the leader is at 127.0.0.1:9, term 4"), Some(addr(9)));
+        assert_eq!(leader_hint("leader_addr=127.0.0.1:9"), Some(addr(9)));
+        assert_eq!(leader_hint("no leader is known"), None);
+    }
+}

@@ -1,0 +1,160 @@
+//! The compute thread: loads the shard, forms the group, steps. It owns the model and its end of the group.
+//!
+//! ```text
+//!  Loading ─ shard in memory, socket bound ─▶ Loaded ─ Connect order, peers proved ─▶ Connected ─ Serve order ─▶ Serving
+//! ```
+//! Not here: the pipe to the agent (told through [`Reporter`]) and the gateways' streams.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use kernels::Pool;
+use protocol::Rank;
+use protocol::lease::WorkerPhase;
+use protocol::plan::RankAddr;
+use protocol::step::GroupHello;
+use protocol::worker::WorkerSpec;
+use sharding::ModelSpec;
+use sharding::layers::Glm4Text;
+use tokio::sync::mpsc;
+use transport::collective::QuicGroup;
+use transport::{AbortHandle, Collective, CollectiveError, NodeIdentity};
+
+use super::error::WorkerError;
+use super::follower::follow;
+use super::gauge::Gauge;
+use super::group::LeadingGroup;
+use super::leader::{Inbox, Leader};
+use super::patience::step_timeout;
+use super::reporter::Reporter;
+use super::submission::Submission;
+use crate::engine::EngineLimits;
+
+/// How long forming a group may take: every rank has its shard already, so this is connecting only.
+const FORM_DEADLINE: Duration = Duration::from_secs(20);
+/// How often loading is reported.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What the control thread passes on to the compute thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Form the group.
+    Connect(Vec<RankAddr>),
+    /// Take steps.
+    Serve,
+    /// Finish what runs, admit nothing, then end.
+    Drain,
+}
+
+/// Everything that a rank's compute thread works with.
+pub(super) struct ComputeRank {
+    pub(super) spec: WorkerSpec,
+    pub(super) model_spec: ModelSpec,
+    pub(super) identity: NodeIdentity,
+    pub(super) listen_ip: IpAddr,
+    /// Where gateways reach this rank; rank 0 only.
+    pub(super) serve_addr: Option<SocketAddr>,
+    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) submissions: mpsc::Receiver<Submission>,
+    pub(super) reporter: Reporter,
+    pub(super) gauge: Arc<Gauge>,
+    /// Filled as soon as there is a group that could wait.
+    pub(super) abort: Arc<OnceLock<AbortHandle>>,
+}
+
+impl ComputeRank {
+    /// Runs the rank until it is drained.
+    ///
+    /// # Errors
+    /// [`WorkerError`].
+    pub(super) fn run(mut self) -> Result<(), WorkerError> {
+        let model = self.load()?;
+        let mut group = QuicGroup::bind(self.listen_ip, &self.identity)?;
+        // Taken by nobody else, so it is empty.
+        let _ = self.abort.set(group.abort_handle());
+        let addr = self.addr(group.local_addr());
+        self.reporter.phase(WorkerPhase::Loaded { addr, bytes_read: model.bytes_read() });
+        loop {
+            match group.run_until(self.orders.recv())? {
+                Some(Order::Connect(peers)) => self.form(&mut group, &peers)?,
+                Some(Order::Serve) => return self.serve(group, model),
+                Some(Order::Drain) | None => return Ok(()),
+            }
+        }
+    }
+
+    fn load(&mut self) -> Result<Glm4Text, WorkerError> {
+        let WorkerSpec { deployment, plan, rank, .. } = &self.spec;
+        let dir = Path::new(&deployment.model.dir);
+        let found = sharding::model_record(dir)?.digest;
+        if found != deployment.model.digest {
+            let (dir, expected) = (dir.to_owned(), deployment.model.digest.clone());
+            return Err(WorkerError::OtherModel { dir, expected, found });
+        }
+        let threads = NonZeroUsize::new(usize::from(deployment.threads_per_worker)).ok_or(WorkerError::NoThreads)?;
+        let pool = Pool::new(threads)?;
+        let reporter = &self.reporter;
+        let mut reported = Instant::now();
+        let mut progress = |bytes_read, bytes_total| {
+            if reported.elapsed() >= PROGRESS_INTERVAL {
+                reported = Instant::now();
+                reporter.phase(WorkerPhase::Loading { bytes_read, bytes_total });
+            }
+        };
+        let started = Instant::now();
+        let model = Glm4Text::load(dir, &self.model_spec, plan, *rank, deployment.dtype, pool, &mut progress)?;
+        let load_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(bytes_read = model.bytes_read(), load_ms, "shard loaded");
+        Ok(model)
+    }
+
+    /// Where the others reach this rank. Only rank 0 takes requests; the others give their one socket twice.
+    fn addr(&self, group: SocketAddr) -> RankAddr {
+        RankAddr::new(self.spec.rank, self.spec.node.clone(), group, self.serve_addr.unwrap_or(group))
+    }
+
+    fn form(&self, group: &mut QuicGroup, peers: &[RankAddr]) -> Result<(), WorkerError> {
+        let WorkerSpec { deployment, plan, replica, epoch, rank, .. } = &self.spec;
+        let hello = GroupHello {
+            replica: *replica,
+            rank: *rank,
+            world_size: plan.world_size,
+            model_digest: deployment.model.digest.clone(),
+        };
+        group.form(hello, *epoch, peers, FORM_DEADLINE)?;
+        group.set_step_timeout(step_timeout(&self.model_spec, plan, deployment.step_tokens));
+        tracing::info!(world_size = plan.world_size.get(), "group formed");
+        self.reporter.phase(WorkerPhase::Connected);
+        Ok(())
+    }
+
+    fn serve(self, mut group: QuicGroup, mut model: Glm4Text) -> Result<(), WorkerError> {
+        let Self { spec, orders, submissions, reporter, gauge, .. } = self;
+        if spec.rank != Rank(0) {
+            reporter.phase(WorkerPhase::Serving);
+            return Ok(follow(&mut group, &mut model, &gauge)?);
+        }
+        let limits = engine_limits(&spec)?;
+        let leader = Leader::new(group, model, limits, Inbox { orders, submissions }, gauge);
+        reporter.phase(WorkerPhase::Serving);
+        Ok(leader.run()?)
+    }
+}
+
+/// Sequences that may wait for each one that may run.
+const WAITING_PER_RUNNING: u32 = 4;
+
+fn engine_limits(spec: &WorkerSpec) -> Result<EngineLimits, WorkerError> {
+    let WorkerSpec { deployment: d, plan, .. } = spec;
+    let waiting_max = u32::from(d.max_seqs) * WAITING_PER_RUNNING;
+    Ok(EngineLimits::new(d.step_tokens, d.max_seqs, waiting_max, plan.context_tokens, plan.kv_tokens)?)
+}
+
+impl LeadingGroup for QuicGroup {
+    fn idle<F: Future>(&mut self, command: F) -> Result<F::Output, CollectiveError> {
+        self.run_until(command)
+    }
+}

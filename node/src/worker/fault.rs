@@ -1,0 +1,46 @@
+//! Why a rank's step loop ended: always a fault of the whole group, never of one request.
+
+use sharding::layers::StepError;
+use transport::CollectiveError;
+
+/// Why a group cannot take another step.
+#[derive(Debug, thiserror::Error)]
+pub enum StepFault {
+    /// The step's plan did not get through.
+    #[error("step {step}: its plan did not get through: {source}")]
+    Plan {
+        /// Which step.
+        step: u64,
+        /// Why.
+        source: CollectiveError,
+    },
+    /// The forward pass failed.
+    #[error("step {step}: {source}")]
+    Model {
+        /// Which step.
+        step: u64,
+        /// Why.
+        source: StepError,
+    },
+    /// The forward pass gave another number of rows than the plan asked for.
+    #[error("step {step}: {wanted} rows of logits wanted, {found} came")]
+    Logits {
+        /// Which step.
+        step: u64,
+        /// Rows that the plan asked for.
+        wanted: usize,
+        /// Rows that came.
+        found: usize,
+    },
+    /// Rank 0 sent a step that is not the next one.
+    #[error("step {expected} was due, rank 0 sent step {found}")]
+    OutOfOrder {
+        /// The step due.
+        expected: u64,
+        /// The step sent.
+        found: u64,
+    },
+    /// The group broke while there was nothing to do.
+    #[error("the group broke while idle: {0}")]
+    Idle(#[from] CollectiveError),
+}

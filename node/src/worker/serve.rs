@@ -1,0 +1,262 @@
+//! Rank 0's front: the QUIC endpoint that gateways bring requests to, on a small runtime of its own.
+//!
+//! ```text
+//!  gateway ── GenerateRequest ─▶ stream task ── Submission ─▶ step loop
+//!  gateway ◀─ GenerateEvent… ─── stream task ◀─ replies ───── step loop
+//!  gateway ── reset or stop ───▶ stream task ends: its reply channel closes, which is the cancellation
+//! ```
+//! Not here: what a request computes. A slow gateway slows its own stream's task only.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use protocol::frame::{Refusal, RefusalCode};
+use protocol::generate::{GenerateEvent, GenerateRequest, TokenOutput};
+use protocol::identity::Role;
+use protocol::{Epoch, Frame, ReplicaId};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use transport::{BindError, Connection, Endpoint, NodeIdentity, RecvStream, SendStream, StreamError};
+
+use super::submission::{Reply, Submission};
+
+/// How long a stream may take to bring its request.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a gateway may leave an event unread before its stream is given up.
+const EVENT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the end of a stream may stay unacknowledged.
+const FLUSH_DEADLINE: Duration = Duration::from_millis(500);
+/// Largest request: a context of `CONTEXT_TOKENS_MAX` ids and its parameters, bytes.
+const REQUEST_BYTES_MAX: u32 = 8 << 20;
+/// Most replies that one event frame carries.
+const REPLIES_PER_FRAME: usize = 256;
+
+/// What the front needs to know of its rank.
+#[derive(Debug)]
+pub(super) struct Front {
+    pub(super) replica: ReplicaId,
+    pub(super) epoch: Epoch,
+    /// Rows of the embedding; an id from there on is no token.
+    pub(super) vocab: u32,
+    pub(super) context_tokens: u32,
+    pub(super) submissions: mpsc::Sender<Submission>,
+    /// Set once the epoch is committed.
+    pub(super) open: AtomicBool,
+}
+
+/// The running front.
+pub(super) struct ServeSide {
+    runtime: Runtime,
+    endpoint: Endpoint,
+    front: Arc<Front>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// Why there is no front.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// No thread could be started.
+    #[error("cannot start the serving runtime: {0}")]
+    Runtime(#[source] std::io::Error),
+    /// No socket.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+}
+
+impl ServeSide {
+    /// Listens on `ip` for coordinators; refuses everything until [`Self::open`].
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub(super) fn start(ip: IpAddr, identity: &NodeIdentity, front: Front) -> Result<Self, ServeError> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("serve")
+            .enable_all()
+            .build()
+            .map_err(ServeError::Runtime)?;
+        let endpoint = {
+            let _inside = runtime.enter();
+            Endpoint::bind(SocketAddr::new(ip, 0), identity, &[Role::Coordinator])?
+        };
+        let (front, tasks, stop) = (Arc::new(front), TaskTracker::new(), CancellationToken::new());
+        let accepting = accept(endpoint.clone(), front.clone(), tasks.clone(), stop.clone());
+        tasks.spawn_on(accepting, runtime.handle());
+        Ok(Self { runtime, endpoint, front, tasks, stop })
+    }
+
+    /// Where it listens.
+    pub(super) fn addr(&self) -> SocketAddr {
+        self.endpoint.local_addr()
+    }
+
+    /// Takes requests from now on.
+    pub(super) fn open(&self) {
+        self.front.open.store(true, Ordering::Release);
+    }
+
+    /// Takes no new request, waits at most `deadline` for the streams' ends to be acknowledged, and closes.
+    pub(super) fn close(self, deadline: Duration) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.runtime.block_on(async {
+            let _ = timeout(deadline, self.tasks.wait()).await;
+            self.endpoint.close("the rank ends", deadline).await;
+        });
+        self.runtime.shutdown_timeout(deadline);
+    }
+}
+
+async fn accept(endpoint: Endpoint, front: Arc<Front>, tasks: TaskTracker, stop: CancellationToken) {
+    loop {
+        let connection = tokio::select! {
+            () = stop.cancelled() => return,
+            connection = endpoint.accept() => connection,
+        };
+        let Some(connection) = connection else { return };
+        tasks.spawn(accept_streams(connection, front.clone(), tasks.clone(), stop.clone()));
+    }
+}
+
+async fn accept_streams(connection: Connection, front: Arc<Front>, tasks: TaskTracker, stop: CancellationToken) {
+    loop {
+        let stream = tokio::select! {
+            () = stop.cancelled() => return,
+            stream = connection.accept_stream() => stream,
+        };
+        let Ok((send, recv)) = stream else { return };
+        let front = front.clone();
+        tasks.spawn(async move {
+            if let Err(e) = front.answer(send, recv).await {
+                tracing::debug!(reason = %e, "a request's stream broke");
+            }
+        });
+    }
+}
+
+impl Front {
+    /// Serves one stream to its end.
+    async fn answer(&self, mut send: SendStream, mut recv: RecvStream) -> Result<(), StreamError> {
+        recv.set_body_max(REQUEST_BYTES_MAX);
+        let frame = recv.recv(REQUEST_DEADLINE).await?;
+        match self.admit(&frame) {
+            Err(refusal) => send.refuse(self.epoch, &refusal, EVENT_DEADLINE).await?,
+            Ok((replies, deadline)) => self.forward(replies, deadline, &mut send, &mut recv).await?,
+        }
+        // Until the end is acknowledged, closing the endpoint would lose it.
+        let _ = timeout(FLUSH_DEADLINE, send.stopped()).await;
+        Ok(())
+    }
+
+    /// Checks a request and submits it; its replies and its deadline.
+    fn admit(&self, frame: &Frame) -> Result<(mpsc::Receiver<Reply>, Instant), Refusal> {
+        let no = |code, detail: String| Err(Refusal { code, detail });
+        let request: GenerateRequest = match frame.read() {
+            Ok(request) => request,
+            Err(e) => return no(RefusalCode::BadRequest, e.to_string()),
+        };
+        if (frame.epoch, request.replica) != (self.epoch, self.replica) {
+            let found = format!("replica {} epoch {}", request.replica, frame.epoch);
+            let here = format!("this is replica {} epoch {}", self.replica, self.epoch);
+            return no(RefusalCode::WrongEpoch, format!("{found} is meant, {here}"));
+        }
+        let biased = request.sampling.logit_bias.iter().map(|(id, _)| id);
+        let mut ids = request.prompt_ids.iter().chain(&request.resume).chain(biased);
+        if let Some(id) = ids.find(|id| **id >= self.vocab) {
+            return no(RefusalCode::BadRequest, format!("token id {id} is not below {}", self.vocab));
+        }
+        if !self.open.load(Ordering::Acquire) {
+            return no(RefusalCode::Overloaded, "the replica does not serve yet".to_owned());
+        }
+        let deadline = Instant::now() + Duration::from_millis(u64::from(request.deadline_ms));
+        let (submission, replies) = Submission::new(request, self.context_tokens);
+        match self.submissions.try_send(submission) {
+            Ok(()) => Ok((replies, deadline)),
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                no(RefusalCode::Overloaded, "too many requests arrive at once".to_owned())
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                no(RefusalCode::Internal, "the group of this epoch has ended".to_owned())
+            }
+        }
+    }
+
+    /// Passes replies on until one ends the request, the gateway goes, or the deadline passes.
+    async fn forward(
+        &self,
+        mut replies: mpsc::Receiver<Reply>,
+        deadline: Instant,
+        send: &mut SendStream,
+        recv: &mut RecvStream,
+    ) -> Result<(), StreamError> {
+        let mut batch = Vec::new();
+        let mut listening = true;
+        loop {
+            tokio::select! {
+                biased;
+                stopped = send.stopped() => return stopped,
+                // A finished request side is no cancellation: only a reset is.
+                said = recv.recv(deadline.into_std()), if listening => match said {
+                    Err(StreamError::Ended | StreamError::Deadline { .. }) => listening = false,
+                    Err(gone) => return Err(gone),
+                    Ok(frame) => tracing::debug!(kind = ?frame.kind, "a frame after the request is ignored"),
+                },
+                n = replies.recv_many(&mut batch, REPLIES_PER_FRAME) => {
+                    let lost = (n == 0).then(|| failed("the step loop ended", true));
+                    if self.send_batch(&mut batch, lost, send).await? {
+                        return Ok(());
+                    }
+                }
+                () = sleep_until(deadline) => {
+                    let late = failed("the request's deadline has passed", false);
+                    self.send_batch(&mut batch, Some(late), send).await?;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Sends a batch of replies as few frames, then `end` if there is one; whether the stream is at its end.
+    async fn send_batch(
+        &self,
+        batch: &mut Vec<Reply>,
+        mut end: Option<Ending>,
+        send: &mut SendStream,
+    ) -> Result<bool, StreamError> {
+        let mut tokens: Vec<TokenOutput> = Vec::with_capacity(batch.len());
+        for reply in batch.drain(..) {
+            match reply {
+                Reply::Token(token) => tokens.push(token),
+                Reply::Finished(reason) => end = Some(Ending::Event(GenerateEvent::Finished(reason))),
+                Reply::Failed { reason, retryable } => end = Some(failed(&reason, retryable)),
+                Reply::Refused(refusal) => end = Some(Ending::Refusal(refusal)),
+            }
+        }
+        if !tokens.is_empty() {
+            send.send(self.epoch, &GenerateEvent::Tokens(tokens), EVENT_DEADLINE).await?;
+        }
+        match &end {
+            None => return Ok(false),
+            Some(Ending::Event(event)) => send.send(self.epoch, event, EVENT_DEADLINE).await?,
+            Some(Ending::Refusal(refusal)) => send.send(self.epoch, refusal, EVENT_DEADLINE).await?,
+        }
+        send.finish()?;
+        Ok(true)
+    }
+}
+
+/// The last frame of a stream.
+enum Ending {
+    Event(GenerateEvent),
+    Refusal(Refusal),
+}
+
+fn failed(reason: &str, retryable: bool) -> Ending {
+    Ending::Event(GenerateEvent::Failed { reason: reason.to_owned(), retryable })
+}
