@@ -62,6 +62,33 @@ impl From<anyhow::Error> for Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#}", self.error)
+        // Many of our errors already end in their cause's words; a cause is added only where it says more.
+        let mut said = String::new();
+        for cause in self.error.chain() {
+            let text = cause.to_string();
+            if !said.contains(&text) {
+                said += if said.is_empty() { "" } else { ": " };
+                said += &text;
+            }
+        }
+        f.write_str(&said)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot read x: {source}")]
+        struct Read {
+            source: std::io::Error,
+        }
+        let failure =
+            Failure::from(anyhow::Error::new(Read { source: std::io::Error::other("gone") }).context("check"));
+        assert_eq!(failure.to_string(), "check: cannot read x: gone");
+        assert_eq!(failure.exit(), Exit::Failed);
     }
 }
