@@ -15,4 +15,4 @@ pub use error::CheckpointError;
 pub use files::{Checkpoint, TensorInfo};
 pub use header::StoredDtype;
 pub use record::model_record;
-pub use weights::Weights;
+pub use weights::{SliceRows, Weights};

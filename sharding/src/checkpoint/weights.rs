@@ -6,6 +6,7 @@ use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::Mmap;
+use protocol::Span;
 
 use super::files::WeightFile;
 use super::{Checkpoint, CheckpointError, StoredDtype};
@@ -41,11 +42,11 @@ impl Weights {
         self.bytes_read.load(Ordering::Relaxed)
     }
 
-    /// Hands the bytes of `slice` to `sink` in row-major order, one contiguous run at a time, and returns their dtype.
+    /// Opens `slice` for reading by rows; reads nothing yet.
     ///
     /// # Errors
     /// [`CheckpointError`] when the tensor is missing, has another shape or a dtype that is not read.
-    pub fn read(&self, slice: &TensorSlice, mut sink: impl FnMut(&[u8])) -> Result<StoredDtype, CheckpointError> {
+    pub fn slice<'a>(&'a self, slice: &'a TensorSlice) -> Result<SliceRows<'a>, CheckpointError> {
         let Some(info) = self.checkpoint.tensor(&slice.name) else {
             return Err(CheckpointError::MissingTensor {
                 dir: self.checkpoint.dir().to_owned(),
@@ -66,30 +67,62 @@ impl Weights {
             let found = info.dtype.name().to_owned();
             return Err(CheckpointError::Dtype { path: path(), tensor: slice.name.clone(), found });
         };
-        let tensor = &self.maps[info.file][as_index(info.bytes.start)..as_index(info.bytes.end)];
-        let mut run = |first: usize, elements: usize| {
-            let width = as_index(width);
-            let bytes = &tensor[first * width..(first + elements) * width];
-            self.bytes_read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            sink(bytes);
-        };
-        let row = slice.row_elements();
-        match &slice.cut {
-            Cut::Whole => run(0, slice.num_rows() * row),
-            Cut::Rows(spans) => {
-                for span in spans.iter().filter(|s| !s.is_empty()) {
-                    run(span.range().start * row, span.range().len() * row);
-                }
-            }
-            Cut::Cols(span) if span.is_empty() => {}
-            Cut::Cols(span) => {
-                for r in 0..slice.num_rows() {
-                    run(r * row + span.range().start, span.range().len());
-                }
-            }
-        }
-        Ok(info.dtype.clone())
+        Ok(SliceRows {
+            slice,
+            dtype: &info.dtype,
+            width: as_index(width),
+            tensor: &self.maps[info.file][as_index(info.bytes.start)..as_index(info.bytes.end)],
+            bytes_read: &self.bytes_read,
+        })
     }
+}
+
+/// One rank's part of a tensor, by rows of that part. A vector's rows are its elements.
+#[derive(Debug)]
+pub struct SliceRows<'a> {
+    slice: &'a TensorSlice,
+    dtype: &'a StoredDtype,
+    /// Bytes of an element.
+    width: usize,
+    /// The whole tensor's bytes.
+    tensor: &'a [u8],
+    bytes_read: &'a AtomicU64,
+}
+
+impl<'a> SliceRows<'a> {
+    /// How the elements are stored.
+    #[must_use]
+    pub fn dtype(&self) -> &StoredDtype {
+        self.dtype
+    }
+
+    /// The bytes of local row `row`, little-endian elements; they count as read.
+    ///
+    /// # Panics
+    /// When `row` is not below the part's number of rows.
+    #[must_use]
+    pub fn row(&self, row: usize) -> &'a [u8] {
+        let row_elements = self.slice.row_elements();
+        let (first, elements) = match &self.slice.cut {
+            Cut::Whole => (row * row_elements, row_elements),
+            Cut::Rows(spans) => (global_row(spans, row) * row_elements, row_elements),
+            Cut::Cols(span) => (row * row_elements + span.range().start, span.range().len()),
+        };
+        let bytes = &self.tensor[first * self.width..(first + elements) * self.width];
+        self.bytes_read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        bytes
+    }
+}
+
+/// The row of the whole tensor that stands at `row` of the part.
+fn global_row(spans: &[Span], mut row: usize) -> usize {
+    for span in spans {
+        if row < span.range().len() {
+            return span.range().start + row;
+        }
+        row -= span.range().len();
+    }
+    panic!("row {row} past the end of {spans:?}")
 }
 
 /// Offsets inside a file that is mapped fit the address space.

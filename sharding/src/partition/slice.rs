@@ -62,12 +62,6 @@ impl TensorSlice {
     pub fn elements(&self) -> u64 {
         self.local_shape().into_iter().map(u64::from).product()
     }
-
-    /// Whether it is a matrix; the rest are norms and biases, which stay f32 in memory.
-    #[must_use]
-    pub fn is_matrix(&self) -> bool {
-        self.shape.len() == 2
-    }
 }
 
 /// The part of every tensor of the model that a rank with this cut holds, in the order of [`tensors`].

@@ -1,16 +1,18 @@
 //! How many bytes a rank will hold.
 //!
 //! Not here: what is free. Invariant: the weights are counted from the very slices that the layers load, so the number
-//! before loading is the number after it (but for the padding of packed tiles, which is in the overhead).
+//! before loading is the number after it.
 
 use protocol::{ByteBudget, Dtype, RankCut, ReductionTree};
 
 use super::request::PlanRequest;
-use crate::partition::{TensorSlice, slices};
+use crate::partition::{Rule, TensorSlice, slices};
 use crate::spec::ModelSpec;
 
 /// Bytes of an activation, a KV element, a norm or a bias: all f32.
 const F32_BYTES: u64 = 4;
+/// Packed matrices are filled up to whole tiles of this many rows, and a head's values to as many elements.
+const TILE_ROWS: u64 = 16;
 /// What a worker process takes besides: code, runtime, connections, buffers of the transport.
 const OVERHEAD_BYTES: u64 = 48 << 20;
 
@@ -38,20 +40,25 @@ pub fn budget(
 /// product and by rows for the look-up.
 #[must_use]
 pub fn weight_bytes(spec: &ModelSpec, cut: &RankCut, dtype: Dtype, stored_f32: bool) -> u64 {
-    let matrix = if stored_f32 && dtype == Dtype::F32 { F32_BYTES } else { 2 };
-    let bytes = |slice: &TensorSlice| slice.elements() * if slice.is_matrix() { matrix } else { F32_BYTES };
-    let tied = if spec.tie_word_embeddings {
-        u64::from(cut.vocab_rows.len()) * u64::from(spec.hidden_size) * matrix
-    } else {
-        0
+    let width = if stored_f32 && dtype == Dtype::F32 { F32_BYTES } else { 2 };
+    let hidden = u64::from(spec.hidden_size);
+    let rows = u64::from(cut.vocab_rows.len());
+    let embedding = rows * hidden * width;
+    let lm_head = rows.next_multiple_of(TILE_ROWS) * hidden * width;
+    let of = |slice: &TensorSlice| match (slice.rule, slice.local_shape().as_slice()) {
+        (Rule::Vocabulary, _) => 0,
+        (_, &[rows, cols]) => u64::from(rows).next_multiple_of(TILE_ROWS) * u64::from(cols) * width,
+        _ => slice.elements() * F32_BYTES,
     };
-    slices(spec, cut).iter().map(bytes).sum::<u64>() + tied
+    slices(spec, cut).iter().map(of).sum::<u64>() + embedding + lm_head
 }
 
 /// Bytes of KV cache that one token takes on a rank with this cut: K and V of every layer, f32.
 #[must_use]
 pub fn kv_bytes_per_token(spec: &ModelSpec, cut: &RankCut) -> u64 {
-    2 * u64::from(spec.num_layers) * u64::from(cut.kv_heads.len()) * u64::from(spec.head_dim) * F32_BYTES
+    let head = u64::from(spec.head_dim);
+    let elements = head + head.next_multiple_of(TILE_ROWS);
+    u64::from(spec.num_layers) * u64::from(cut.kv_heads.len()) * elements * F32_BYTES
 }
 
 /// A bound on what the largest step holds at once.
@@ -77,8 +84,8 @@ fn activation_bytes(spec: &ModelSpec, request: &PlanRequest<'_>, cuts: &[RankCut
     let attention = head * u64::from(2 * cut.heads.len() + 2 * cut.kv_heads.len());
     let mlp = 3 * u64::from(cut.mlp_cols.len());
     let rows = u64::from(request.step_tokens) * (residual + attention.max(mlp));
-    // Rank 0 holds everybody's logits, all others their own.
-    let vocab = u64::from(if rank == 0 { spec.vocab_size } else { 0 } + cut.vocab_rows.len());
+    // A rank's own logits, everybody's as gathered, and on rank 0 once more in the order of the rows.
+    let vocab = u64::from(cut.vocab_rows.len()) + u64::from(spec.vocab_size) * if rank == 0 { 2 } else { 1 };
     let logits = u64::from(request.max_seqs) * (hidden + vocab);
     rows.saturating_add(logits).saturating_mul(F32_BYTES)
 }

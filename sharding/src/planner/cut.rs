@@ -72,6 +72,12 @@ pub(crate) fn mlp_cols(spec: &ModelSpec, run: AtomRun) -> Span {
     Span::from(col(blocks.start)..col(blocks.end))
 }
 
+/// The input columns of the attention output product that a run of its atoms covers.
+pub(crate) fn head_cols(spec: &ModelSpec, run: AtomRun) -> Span {
+    let heads = AtomSpace::new(spec.num_heads).units_of(run);
+    Span::from(heads.start * spec.head_dim..heads.end * spec.head_dim)
+}
+
 fn vocab_rows(spec: &ModelSpec, blocks: Span) -> Span {
     let row = |block: u32| (block * VOCAB_BLOCK_ROWS).min(spec.vocab_size);
     Span::from(row(blocks.start)..row(blocks.end))

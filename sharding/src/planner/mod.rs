@@ -14,6 +14,8 @@ use protocol::{Plan, RankPlan};
 
 pub use budget::{budget, kv_bytes_per_token, weight_bytes};
 pub use cut::{CutError, Shares, check_plan, cuts};
+#[cfg(feature = "layers")]
+pub(crate) use cut::{head_cols, mlp_atoms, mlp_cols};
 pub use error::PlanError;
 pub use request::{BLOCK_TOKENS, CONTEXT_TOKENS_DEFAULT_MAX, KV_TOKENS_DEFAULT_MAX, NodeCapacity, PlanRequest};
 pub use table::MemoryTable;
@@ -33,7 +35,11 @@ pub fn plan(spec: &ModelSpec, request: &PlanRequest<'_>) -> Result<Plan, PlanErr
     };
     let (kv_tokens, (budgets, nodes)) = match with_kv(sizes.kv_tokens) {
         Ok(placed) => (sizes.kv_tokens, placed),
-        Err(short) => largest_that_fits(sizes.kv_tokens_min, sizes.kv_tokens, with_kv).ok_or(short)?,
+        Err(short) => match largest_that_fits(sizes.kv_tokens_min, sizes.kv_tokens, with_kv) {
+            Some(found) => found,
+            // Not even the least fits: that is the number to show.
+            None => return Err(with_kv(sizes.kv_tokens_min).err().unwrap_or(short)),
+        },
     };
     let ranks = request.world_size.ranks().zip(cuts).zip(budgets.into_iter().zip(nodes));
     Ok(Plan {

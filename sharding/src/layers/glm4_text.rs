@@ -1,0 +1,206 @@
+//! The GLM-4 text model, and the text side of Glm4v, as one rank runs it.
+//!
+//! Not here: which sequences run and where their KV blocks lie (the step plan says), sampling. Invariant: a row's result
+//! depends on its own sequence alone, not on the batch, the chunking of its prompt, the threads or the world size.
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use candle_core::Tensor;
+use kernels::{BLOCK_TOKENS, KvLayer, Pool};
+use protocol::step::StepPlan;
+use protocol::{AtomSpace, Dtype, Plan, Rank, ReductionTree};
+
+use super::step::{attn_seqs, positions, wanting_rows};
+use super::{
+    DecoderLayer, Group, LmHead, LoadError, Loader, Observer, Point, RmsNorm, Rope, Step, StepError, Unobserved,
+    VocabParallelEmbedding,
+};
+use crate::checkpoint::{Checkpoint, Weights};
+use crate::planner::{check_plan, mlp_atoms};
+use crate::spec::ModelSpec;
+
+/// Logits of the rows that wanted them, in the order of the step plan.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logits {
+    /// `[wanting sequences, vocab]`.
+    pub rows: Vec<f32>,
+    /// Width of a row.
+    pub vocab: usize,
+}
+
+impl Logits {
+    /// One row after the other.
+    pub fn iter(&self) -> impl Iterator<Item = &[f32]> {
+        self.rows.chunks_exact(self.vocab)
+    }
+}
+
+/// One rank's shard of a dense GLM text model, with its KV cache.
+#[derive(Debug)]
+pub struct Glm4Text {
+    rank: Rank,
+    world_size: u16,
+    vocab_size: u32,
+    embedding: VocabParallelEmbedding,
+    layers: Vec<DecoderLayer>,
+    norm: RmsNorm,
+    lm_head: LmHead,
+    rope: Rope,
+    /// One a layer, `kv_tokens / BLOCK_TOKENS` blocks each. The lock is the custom ops' need: there is one caller.
+    kv: Vec<Mutex<KvLayer>>,
+    /// KV blocks a layer.
+    blocks: usize,
+    pool: Pool,
+    bytes_read: u64,
+    bytes_held: u64,
+}
+
+impl Glm4Text {
+    /// Maps the checkpoint in `dir` and loads what `plan` gives `rank`; `progress` hears bytes read and bytes in all.
+    ///
+    /// # Errors
+    /// [`LoadError`]: a checkpoint that does not fit `spec`, a plan that is not one of this model.
+    pub fn load(
+        dir: &Path,
+        spec: &ModelSpec,
+        plan: &Plan,
+        rank: Rank,
+        dtype: Dtype,
+        pool: Pool,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, LoadError> {
+        check_plan(spec, plan)?;
+        let Some(own) = plan.ranks.get(rank.index()) else {
+            return Err(LoadError::NoSuchRank { rank, ranks: plan.ranks.len() });
+        };
+        let checkpoint = Checkpoint::open(dir)?;
+        checkpoint.check(spec)?;
+        let loader = &mut Loader::new(Weights::map(checkpoint)?, spec, &own.cut, dtype, progress);
+        let tree = |atoms: AtomSpace, runs: &[_]| {
+            ReductionTree::new(atoms.atoms(), runs).expect("check_plan found that the runs cover the atoms")
+        };
+        let heads = tree(AtomSpace::new(spec.num_heads), &plan.head_runs());
+        let mlp = tree(mlp_atoms(spec), &plan.mlp_runs());
+        let prefix = spec.family.text_prefix();
+        let embed = format!("{prefix}.embed_tokens");
+        let embedding = VocabParallelEmbedding::load(loader, &embed, plan, rank, spec.hidden_size as usize)?;
+        let layers = (0..spec.num_layers as usize)
+            .map(|layer| DecoderLayer::load(loader, layer, spec, plan, rank, (&heads, &mlp)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let norm = RmsNorm::load(loader, &format!("{prefix}.norm"), spec.rms_norm_eps)?;
+        let lm_head = LmHead::load(loader, if spec.tie_word_embeddings { &embed } else { "lm_head" }, plan)?;
+        let blocks = plan.kv_tokens as usize / BLOCK_TOKENS;
+        let kv_layer = || Mutex::new(KvLayer::new(blocks, own.cut.kv_heads.range().len(), spec.head_dim as usize));
+        Ok(Self {
+            rank,
+            world_size: plan.world_size.get(),
+            vocab_size: spec.vocab_size,
+            kv: layers.iter().map(|_| kv_layer()).collect(),
+            embedding,
+            layers,
+            norm,
+            lm_head,
+            rope: Rope::new(&spec.rope),
+            blocks,
+            pool,
+            bytes_read: loader.bytes_read(),
+            bytes_held: loader.bytes_held(),
+        })
+    }
+
+    /// Bytes of the checkpoint that this rank read.
+    #[must_use]
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read
+    }
+
+    /// Bytes that its weights take in memory, without the KV cache.
+    #[must_use]
+    pub fn bytes_held(&self) -> u64 {
+        self.bytes_held
+    }
+
+    /// Runs one forward pass; every rank of the group calls it with the same plan. The logits come out on rank 0.
+    ///
+    /// # Errors
+    /// [`StepError`].
+    pub fn step(&mut self, group: &mut dyn Group, plan: &StepPlan) -> Result<Option<Logits>, StepError> {
+        self.step_observed(group, plan, &mut Unobserved)
+    }
+
+    /// As [`Self::step`], with somebody who looks on.
+    ///
+    /// # Errors
+    /// [`StepError`].
+    pub fn step_observed(
+        &mut self,
+        group: &mut dyn Group,
+        plan: &StepPlan,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Logits>, StepError> {
+        self.check(group, plan)?;
+        let tokens: Vec<u32> = plan.seqs.iter().flat_map(|s| s.tokens.iter().copied()).collect();
+        if tokens.is_empty() {
+            return Ok(self.leads().then(|| Logits { rows: Vec::new(), vocab: self.vocab_size as usize }));
+        }
+        let (cos, sin) = self.rope.angles(&positions(plan))?;
+        let seqs = attn_seqs(plan);
+        let mut x = self.embedding.forward(group, &tokens)?;
+        let step = &mut Step { pool: &self.pool, seqs: &seqs, cos: &cos, sin: &sin, group, observer };
+        step.see(Point::Hidden(0), &x);
+        for (i, (layer, kv)) in self.layers.iter().zip(&self.kv).enumerate() {
+            x = layer.forward(step, kv, &x)?;
+            step.see(Point::Hidden(i + 1), &x);
+        }
+        self.logits(step, &x, &wanting_rows(plan))
+    }
+
+    /// Norm and LM head of the rows that want logits; no other row needs them.
+    fn logits(&self, step: &mut Step<'_>, x: &Tensor, rows: &[u32]) -> Result<Option<Logits>, StepError> {
+        let vocab = self.vocab_size as usize;
+        if rows.is_empty() {
+            return Ok(self.leads().then(|| Logits { rows: Vec::new(), vocab }));
+        }
+        let x = x.index_select(&Tensor::new(rows, x.device())?, 0)?;
+        let x = self.norm.forward(step.pool, &x)?;
+        step.see(Point::Norm, &x);
+        let gathered = self.lm_head.forward(step.pool, step.group, &x)?;
+        Ok(self.leads().then(|| Logits { rows: self.lm_head.by_rows(&gathered, rows.len()), vocab }))
+    }
+
+    fn leads(&self) -> bool {
+        self.rank == Rank(0)
+    }
+
+    /// What would otherwise fail on one rank and leave the others waiting.
+    fn check(&self, group: &dyn Group, plan: &StepPlan) -> Result<(), StepError> {
+        let (rank, world) = (group.rank().0, group.world_size().get());
+        if (rank, world) != (self.rank.0, self.world_size) {
+            return Err(StepError::WrongGroup {
+                step: plan.step,
+                expected_rank: self.rank.0,
+                expected_world: self.world_size,
+                rank,
+                world,
+            });
+        }
+        for seq in &plan.seqs {
+            if let Some(token) = seq.tokens.iter().find(|t| **t >= self.vocab_size) {
+                return Err(StepError::Token {
+                    step: plan.step,
+                    seq: seq.seq.0,
+                    token: *token,
+                    vocab_size: self.vocab_size,
+                });
+            }
+            let needed = (seq.start as usize + seq.tokens.len()).div_ceil(BLOCK_TOKENS);
+            let fits = seq.blocks.get(..needed).is_some_and(|b| b.iter().all(|b| (*b as usize) < self.blocks));
+            if !fits {
+                let found = seq.blocks.iter().copied().take(8).collect();
+                return Err(StepError::Blocks { step: plan.step, seq: seq.seq.0, needed, blocks: self.blocks, found });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,66 @@
+//! What every layer of one forward pass shares.
+//!
+//! Not here: weights. Invariant: rows stand in the order of the step plan's sequences, on every rank alike.
+
+use candle_core::Tensor;
+use kernels::{AttnSeq, Pool};
+use protocol::step::StepPlan;
+
+use super::{Group, Observer, Point, Positions};
+
+/// One forward pass: its rows, their angles, and the ways out of the rank.
+pub struct Step<'a> {
+    /// Compute threads.
+    pub pool: &'a Pool,
+    /// Rows, positions and KV blocks of each sequence.
+    pub seqs: &'a [AttnSeq<'a>],
+    /// `[tokens, rotary dim / 2]`.
+    pub cos: &'a Tensor,
+    /// `[tokens, rotary dim / 2]`.
+    pub sin: &'a Tensor,
+    /// The other ranks.
+    pub group: &'a mut dyn Group,
+    /// Who looks.
+    pub observer: &'a mut dyn Observer,
+}
+
+impl Step<'_> {
+    /// Shows a value.
+    pub(super) fn see(&mut self, point: Point, value: &Tensor) {
+        self.observer.see(point, value);
+    }
+}
+
+/// The rows of each sequence, one after the other.
+pub(super) fn attn_seqs(plan: &StepPlan) -> Vec<AttnSeq<'_>> {
+    let mut row = 0;
+    let mut seqs = Vec::with_capacity(plan.seqs.len());
+    for seq in &plan.seqs {
+        let rows = row..row + seq.tokens.len();
+        row = rows.end;
+        seqs.push(AttnSeq { rows, start: seq.start as usize, blocks: &seq.blocks });
+    }
+    seqs
+}
+
+/// Text positions of every row.
+pub(super) fn positions(plan: &StepPlan) -> Positions {
+    let mut positions = Positions::default();
+    for seq in &plan.seqs {
+        positions.push_text(seq.start, seq.tokens.len());
+    }
+    positions
+}
+
+/// The last row of each sequence that wants logits.
+pub(super) fn wanting_rows(plan: &StepPlan) -> Vec<u32> {
+    let mut end = 0u32;
+    let mut rows = Vec::new();
+    for seq in &plan.seqs {
+        end += u32::try_from(seq.tokens.len()).expect("a step plan's tokens are bounded by STEP_TOKENS_MAX");
+        if seq.wants_logits {
+            rows.push(end - 1);
+        }
+    }
+    rows
+}
