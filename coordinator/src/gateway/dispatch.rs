@@ -1,0 +1,74 @@
+//! What the gateway needs of the way to a replica: one request there, events back.
+//!
+//! Not here: which replica (route), how it is reached (quic). Declared by the gateway, so that its HTTP side can be
+//! held without a model.
+
+use std::time::Instant;
+
+use async_trait::async_trait;
+use protocol::generate::{GenerateEvent, GenerateRequest};
+
+use crate::view::ReadyReplica;
+
+/// Why a replica gives no (more) events.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DispatchError {
+    /// It could not be reached; it has seen nothing of the request.
+    #[error("cannot reach the replica: {reason}")]
+    Unreachable {
+        /// Why.
+        reason: String,
+    },
+    /// It takes no more for now (full, draining, of another epoch).
+    #[error("the replica does not take the request: {reason}")]
+    Busy {
+        /// Why.
+        reason: String,
+    },
+    /// It says that the request itself is at fault.
+    #[error("the replica refuses the request: {reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// It was lost on the way.
+    #[error("the replica was lost: {reason}")]
+    Lost {
+        /// How.
+        reason: String,
+    },
+    /// Nothing came before the deadline.
+    #[error("no event before the deadline")]
+    Deadline,
+}
+
+/// A way to replicas.
+#[async_trait]
+pub trait Dispatch: Send + Sync + 'static {
+    /// Hands `request` to rank 0 of `replica`.
+    ///
+    /// # Errors
+    /// [`DispatchError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the request.
+    async fn open(
+        &self,
+        replica: &ReadyReplica,
+        request: &GenerateRequest,
+        deadline: Instant,
+    ) -> Result<Box<dyn Events>, DispatchError>;
+}
+
+/// The events of one request. Dropping it cancels the request at the replica.
+#[async_trait]
+pub trait Events: Send {
+    /// The next event. None follows [`GenerateEvent::Finished`] or [`GenerateEvent::Failed`].
+    ///
+    /// # Errors
+    /// [`DispatchError`].
+    ///
+    /// # Cancel safety
+    /// No event is lost when the future is dropped.
+    async fn next(&mut self, deadline: Instant) -> Result<GenerateEvent, DispatchError>;
+}

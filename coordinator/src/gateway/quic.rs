@@ -1,0 +1,134 @@
+//! The real way to a replica: one QUIC stream a request, on a cached connection to its rank 0.
+//!
+//! Invariant: a stream that is dropped is reset, so that the sequence leaves the next step.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use protocol::frame::{Refusal, RefusalCode};
+use protocol::generate::{GenerateEvent, GenerateRequest};
+use protocol::{Epoch, Role};
+use tokio::sync::OnceCell;
+use transport::{Connection, Deadline, Endpoint, Expect, RecvStream, SendStream, StreamError};
+
+use super::dispatch::{Dispatch, DispatchError, Events};
+use crate::view::ReadyReplica;
+
+/// Longest that connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Most connections kept; above it those that nobody uses go.
+const CONNECTIONS_MAX: usize = 256;
+
+/// A replica restarts under a new epoch, perhaps at the same address: that is another connection.
+type Key = (SocketAddr, Epoch);
+type Slot = Arc<OnceCell<Connection>>;
+
+/// Dispatch over `transport`.
+#[derive(Debug)]
+pub(super) struct QuicDispatch {
+    endpoint: Endpoint,
+    connections: Mutex<HashMap<Key, Slot>>,
+}
+
+impl QuicDispatch {
+    pub(super) fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint, connections: Mutex::new(HashMap::new()) }
+    }
+
+    /// The connection to a replica's rank 0; requests that come while it is being made share it.
+    async fn connection(&self, replica: &ReadyReplica, deadline: Instant) -> Result<(Key, Connection), DispatchError> {
+        let addr = replica.leader.serve().map_err(|reason| DispatchError::Unreachable { reason })?;
+        let key = (addr, replica.epoch);
+        let slot = self.slot(key);
+        let expect = Expect::named(Role::Node, replica.leader.node.clone());
+        let connecting_until = deadline.min(Instant::now() + CONNECT_TIMEOUT);
+        let made = slot.get_or_try_init(|| self.endpoint.connect(addr, expect, connecting_until)).await;
+        match made {
+            Ok(connection) => Ok((key, connection.clone())),
+            Err(e) => Err(DispatchError::Unreachable { reason: e.to_string() }),
+        }
+    }
+
+    fn slot(&self, key: Key) -> Slot {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if connections.get(&key).is_some_and(|slot| slot.get().is_some_and(Connection::is_closed)) {
+            connections.remove(&key);
+        }
+        if connections.len() >= CONNECTIONS_MAX {
+            connections.retain(|_, slot| Arc::strong_count(slot) > 1 && !slot.get().is_some_and(Connection::is_closed));
+        }
+        connections.entry(key).or_default().clone()
+    }
+
+    /// Forgets a connection that failed; streams that still run on it keep it.
+    fn forget(&self, key: Key) {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+    }
+}
+
+#[async_trait]
+impl Dispatch for QuicDispatch {
+    async fn open(
+        &self,
+        replica: &ReadyReplica,
+        request: &GenerateRequest,
+        deadline: Instant,
+    ) -> Result<Box<dyn Events>, DispatchError> {
+        let (key, connection) = self.connection(replica, deadline).await?;
+        let opened = async {
+            let (mut send, recv) = connection.open(deadline).await?;
+            send.send(replica.epoch, request, deadline).await?;
+            Ok::<_, StreamError>((send, recv))
+        };
+        match opened.await {
+            Ok((send, recv)) => Ok(Box::new(QuicEvents { send, recv, epoch: replica.epoch })),
+            Err(e) => {
+                self.forget(key);
+                // The request has not arrived whole, so the replica has not begun with it.
+                Err(DispatchError::Unreachable { reason: e.to_string() })
+            }
+        }
+    }
+}
+
+struct QuicEvents {
+    /// Stays open while the request runs: dropped, it resets the stream, which is what cancels.
+    send: SendStream,
+    recv: RecvStream,
+    epoch: Epoch,
+}
+
+#[async_trait]
+impl Events for QuicEvents {
+    async fn next(&mut self, deadline: Instant) -> Result<GenerateEvent, DispatchError> {
+        let event =
+            self.recv.recv_message::<GenerateEvent>(self.epoch, Deadline::at(deadline)).await.map_err(failed)?;
+        if matches!(event, GenerateEvent::Finished(_) | GenerateEvent::Failed { .. }) {
+            // Fails only where the replica has closed its half of the request already.
+            let _ = self.send.finish();
+        }
+        Ok(event)
+    }
+}
+
+fn failed(error: StreamError) -> DispatchError {
+    match error {
+        StreamError::Refused(refusal) => refused(refusal),
+        StreamError::Deadline { .. } => DispatchError::Deadline,
+        other => DispatchError::Lost { reason: other.to_string() },
+    }
+}
+
+fn refused(refusal: Refusal) -> DispatchError {
+    let reason = refusal.to_string();
+    match refusal.code {
+        RefusalCode::Overloaded | RefusalCode::Draining | RefusalCode::WrongEpoch | RefusalCode::NotLeader => {
+            DispatchError::Busy { reason }
+        }
+        RefusalCode::BadRequest | RefusalCode::Forbidden => DispatchError::Refused { reason },
+        RefusalCode::Internal => DispatchError::Lost { reason },
+    }
+}

@@ -1,0 +1,38 @@
+//! The table of routes.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::routing::{get, post};
+
+use super::errors::{ApiError, quote};
+use super::state::App;
+use super::{chat, completions, health, models, request_id};
+
+/// Every route of the public endpoint. The API stands under `/v1` and, for GLM's own clients, under `/api/paas/v4`.
+pub(super) fn router(app: Arc<App>) -> Router {
+    let api = Router::new()
+        .route("/chat/completions", post(chat::handle))
+        .route("/completions", post(completions::handle))
+        .route("/models", get(models::list))
+        .route("/models/{*id}", get(models::one));
+    Router::new()
+        .nest("/v1", api.clone())
+        .nest("/api/paas/v4", api)
+        .route("/health/startup", get(health::startup))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(axum::middleware::from_fn(request_id::layer))
+        .with_state(app)
+}
+
+async fn unknown_route(request: Request) -> ApiError {
+    ApiError::UnknownRoute { method: request.method().to_string(), path: quote(request.uri().path()) }
+}
+
+async fn method_not_allowed(request: Request) -> ApiError {
+    ApiError::MethodNotAllowed { method: request.method().to_string(), path: quote(request.uri().path()) }
+}

@@ -1,0 +1,111 @@
+//! What every route shares, and how a model's name becomes something that serves it.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::admission::{Admission, Permit};
+use super::bundle::Bundle;
+use super::bundles::{BundleState, Bundles};
+use super::dispatch::Dispatch;
+use super::errors::{ApiError, quote};
+use super::fields::RawRequest;
+use super::route::{Routes, context_tokens};
+use crate::config::GatewayLimits;
+use crate::view::{ClusterView, ServedDeployment};
+
+/// One gateway.
+pub(super) struct App {
+    pub(super) view: watch::Receiver<Arc<ClusterView>>,
+    pub(super) bundles: Arc<Bundles>,
+    pub(super) dispatch: Arc<dyn Dispatch>,
+    pub(super) admission: Admission,
+    pub(super) routes: Routes,
+    pub(super) limits: GatewayLimits,
+    /// Cancelled when nothing new is admitted.
+    pub(super) draining: CancellationToken,
+    /// Cancelled when what runs must end too.
+    pub(super) stop: CancellationToken,
+    /// When the gateway started, seconds since 1970.
+    pub(super) started: u64,
+}
+
+/// What serves a request.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    /// The name that the client used.
+    pub(super) model: String,
+    pub(super) deployment: Arc<ServedDeployment>,
+    pub(super) bundle: Arc<Bundle>,
+    /// Longest context, tokens.
+    pub(super) context_tokens: u32,
+}
+
+impl Target {
+    /// Same value, same answer for the same seed: the model version and the precision of its weights.
+    pub(super) fn fingerprint(&self) -> String {
+        let spec = &self.deployment.spec;
+        let digest: String = spec.model.digest.chars().take(12).collect();
+        format!("fp_{digest}_{}", spec.dtype.as_str())
+    }
+}
+
+impl App {
+    /// A place for one more request.
+    ///
+    /// # Errors
+    /// [`ApiError::ShuttingDown`], [`ApiError::TooManyRequests`].
+    pub(super) fn admit(&self) -> Result<Permit, ApiError> {
+        if self.draining.is_cancelled() {
+            return Err(ApiError::ShuttingDown);
+        }
+        self.admission.admit()
+    }
+
+    /// Runs work that would hold up the runtime: parsing, rendering and encoding of what may be megabytes. As many at a
+    /// time as there are requests in flight.
+    ///
+    /// # Errors
+    /// Those of `work`; [`ApiError::Internal`] when it panics.
+    pub(super) async fn off_runtime<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let app = self.clone();
+        match tokio::task::spawn_blocking(move || work(&app)).await {
+            Ok(done) => done,
+            Err(error) => {
+                tracing::error!(%error, "preparing a request failed");
+                Err(ApiError::Internal { what: "request preparation" })
+            }
+        }
+    }
+
+    /// What serves the model that a request names.
+    ///
+    /// # Errors
+    /// [`ApiError::Missing`], [`ApiError::UnknownModel`], and those for a deployment that cannot serve now.
+    pub(super) fn target(&self, raw: &RawRequest) -> Result<Target, ApiError> {
+        let model = raw.string("model")?.ok_or_else(|| ApiError::Missing { param: "model".to_owned() })?.to_owned();
+        let deployment = self.deployment(&model).ok_or_else(|| ApiError::UnknownModel { model: quote(&model) })?;
+        let bundle = match self.bundles.get(&deployment.spec.model) {
+            BundleState::Loaded(bundle) => bundle,
+            BundleState::Loading => return Err(ApiError::ModelLoading { model }),
+            BundleState::Failed(reason) => return Err(ApiError::ModelBroken { model, reason: reason.to_string() }),
+        };
+        let Some(context_tokens) = context_tokens(&deployment) else { return Err(ApiError::NoReplica { model }) };
+        Ok(Target { model, deployment, bundle, context_tokens })
+    }
+
+    fn deployment(&self, model: &str) -> Option<Arc<ServedDeployment>> {
+        let view = self.view.borrow();
+        view.deployments.iter().find(|d| d.spec.served_names.iter().any(|name| name == model)).cloned()
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}

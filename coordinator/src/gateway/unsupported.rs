@@ -1,0 +1,80 @@
+//! Fields that would change the answer and that this server does not follow: refused by name, since ignoring them would
+//! give a wrong answer that looks right.
+//!
+//! Fields that are in neither this table nor the readers are ignored, as OpenAI-compatible servers do.
+
+use serde_json::Value;
+
+use super::errors::ApiError;
+use super::fields::RawRequest;
+use super::validate::Endpoint;
+
+/// Where a field is looked at.
+#[derive(PartialEq)]
+enum On {
+    Both,
+    Chat,
+    Completions,
+}
+
+/// Whether a value asks for nothing more than what is done anyway.
+type Harmless = fn(&Value) -> bool;
+
+const NOTHING: Harmless = |v| match v {
+    Value::Bool(asked) => !asked,
+    Value::Array(items) => items.is_empty(),
+    Value::Object(map) => map.is_empty(),
+    Value::String(text) => text.is_empty(),
+    _ => false,
+};
+const ONE: Harmless = |v| v.as_f64() == Some(1.0);
+const NEVER: Harmless = |_| false;
+const PLAIN_TEXT: Harmless = |v| v.get("type").and_then(Value::as_str) == Some("text");
+const TEXT_ONLY: Harmless = |v| v.as_array().is_some_and(|list| list.iter().all(|m| m.as_str() == Some("text")));
+const NO_TOOL: Harmless = |v| v.as_str() == Some("none");
+
+const TABLE: &[(&str, On, Harmless, &str)] = &[
+    ("n", On::Both, ONE, "one choice a request"),
+    ("best_of", On::Both, ONE, "one choice a request"),
+    ("use_beam_search", On::Both, NOTHING, "sampling and greedy search only"),
+    ("tools", On::Chat, NOTHING, "tool calls are not available"),
+    ("tool_choice", On::Chat, NO_TOOL, "tool calls are not available"),
+    ("functions", On::Chat, NOTHING, "tool calls are not available"),
+    ("function_call", On::Chat, NO_TOOL, "tool calls are not available"),
+    ("response_format", On::Both, PLAIN_TEXT, "only {\"type\": \"text\"}"),
+    ("structured_outputs", On::Both, NOTHING, "structured output is not available"),
+    ("guided_json", On::Both, NEVER, "structured output is not available"),
+    ("guided_regex", On::Both, NEVER, "structured output is not available"),
+    ("guided_choice", On::Both, NEVER, "structured output is not available"),
+    ("guided_grammar", On::Both, NEVER, "structured output is not available"),
+    ("modalities", On::Chat, TEXT_ONLY, "only [\"text\"]"),
+    ("audio", On::Chat, NEVER, "answers are text"),
+    ("web_search_options", On::Chat, NEVER, "no search is available"),
+    ("chat_template", On::Chat, NEVER, "the model's own template is used"),
+    ("continue_final_message", On::Chat, NOTHING, "a new message is begun"),
+    ("documents", On::Chat, NOTHING, "put documents into messages"),
+    ("echo", On::Both, NOTHING, "the prompt is not repeated"),
+    ("suffix", On::Completions, NOTHING, "text is only continued, not filled in"),
+    ("prompt_logprobs", On::Both, NEVER, "logprobs are those of the answer"),
+    ("prompt_embeds", On::Completions, NEVER, "a prompt is text or token ids"),
+    ("truncate_prompt_tokens", On::Both, NEVER, "prompts are not cut"),
+    ("bad_words", On::Both, NOTHING, "use logit_bias"),
+    ("allowed_token_ids", On::Both, NOTHING, "use logit_bias"),
+    ("logits_processors", On::Both, NOTHING, "use logit_bias"),
+];
+
+/// # Errors
+/// [`ApiError::Unsupported`] for the first of them.
+pub(super) fn check(raw: &RawRequest, endpoint: Endpoint) -> Result<(), ApiError> {
+    let here = match endpoint {
+        Endpoint::Chat => On::Chat,
+        Endpoint::Completions => On::Completions,
+    };
+    for (param, on, harmless, reason) in TABLE {
+        let applies = *on == On::Both || *on == here;
+        if applies && raw.get(param).is_some_and(|v| !harmless(v)) {
+            return Err(ApiError::Unsupported { param: (*param).to_owned(), reason });
+        }
+    }
+    Ok(())
+}
