@@ -15,7 +15,7 @@ const WORK_PER_ELEMENT: usize = 32;
 /// # Errors
 /// [`KernelError::Shape`].
 pub fn silu_mul(pool: &Pool, gate_up: &[f32], width: usize, y: &mut [f32]) -> Result<(), KernelError> {
-    let tokens = if width == 0 { 0 } else { y.len() / width };
+    let tokens = y.len().checked_div(width).unwrap_or(0);
     expect_len("silu_mul", "y", y.len(), &[tokens, width])?;
     expect_len("silu_mul", "gate_up", gate_up.len(), &[tokens, 2 * width])?;
     let out = Disjoint::new(y);

@@ -29,7 +29,7 @@ pub fn embed_rows(
         EmbeddingTable::F32(t) => t.len(),
         EmbeddingTable::Bf16(t) => t.len(),
     };
-    let rows = if width == 0 { 0 } else { len / width };
+    let rows = len.checked_div(width).unwrap_or(0);
     expect_len("embed_rows", "table", len, &[rows, width])?;
     expect_len("embed_rows", "y", y.len(), &[ids.len(), width])?;
     if width == 0 {

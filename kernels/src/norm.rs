@@ -12,7 +12,7 @@ use crate::simd::{Kernel, LANES, Simd, load_part, store_part, sum_lanes};
 /// [`KernelError::Shape`].
 pub fn rms_norm(pool: &Pool, x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) -> Result<(), KernelError> {
     let width = weight.len();
-    let tokens = if width == 0 { 0 } else { x.len() / width };
+    let tokens = x.len().checked_div(width).unwrap_or(0);
     expect_len("rms_norm", "x", x.len(), &[tokens, width])?;
     expect_len("rms_norm", "y", y.len(), &[tokens, width])?;
     let out = Disjoint::new(y);
