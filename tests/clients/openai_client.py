@@ -1,0 +1,273 @@
+#!/usr/bin/env python3
+"""Drives a running endpoint that serves autoglm-nano with the official `openai` package and reports what does not hold.
+
+    openai_client.py http://127.0.0.1:8000/v1
+
+Answers are compared with Hugging Face's (tests/fixtures/autoglm-nano-goldens). Exits 0 when every check holds, 1 when one
+does not, 2 when the endpoint cannot be used at all.
+"""
+
+import concurrent.futures
+import json
+import pathlib
+import sys
+import traceback
+import urllib.error
+import urllib.request
+
+import openai
+
+GOLDENS = pathlib.Path(__file__).parent.parent / "fixtures/autoglm-nano-goldens/goldens_plain.json"
+# Where the two best logits are nearer than this, another order of additions may choose the other.
+GAP_MIN = 0.01
+CHECKS = []
+
+
+def check(function):
+    CHECKS.append(function)
+    return function
+
+
+class Endpoint:
+    def __init__(self, url):
+        self.url = url.rstrip("/")
+        self.client = openai.OpenAI(base_url=self.url, api_key="none", max_retries=0, timeout=120)
+        self.model = self.client.models.list().data[0].id
+        goldens = json.loads(GOLDENS.read_text())["conversations"]
+        self.goldens = [g for g in goldens if g["image"] is None]
+
+    def cases(self):
+        """(golden, its penalty, its expected output) for every text conversation."""
+        for golden in self.goldens:
+            for name, output in golden["outputs"].items():
+                if output["min_top2_gap"] >= GAP_MIN:
+                    yield golden, float(name.removeprefix("freq_")), output
+
+    def first(self):
+        golden, penalty, output = next(c for c in self.cases() if c[1] == 0.0)
+        return golden, output
+
+    def ask(self, golden, penalty=0.0, **more):
+        request = {"temperature": 0, "max_tokens": golden["max_tokens"], "frequency_penalty": penalty, **more}
+        return self.client.chat.completions.create(model=self.model, messages=golden["messages"], **request)
+
+    def post(self, path, body, **headers):
+        """Status and JSON of a raw request, for what the package would not send."""
+        headers = {"content-type": "application/json", **headers}
+        request = urllib.request.Request(self.url + path, data=body, headers=headers, method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+
+def equal(found, expected, what):
+    assert found == expected, f"{what}: expected {expected!r}, found {found!r}"
+
+
+def refused(kind, code, call):
+    try:
+        call()
+    except kind as error:
+        body = error.body if isinstance(error.body, dict) else {}
+        equal(body.get("code"), code, "code of the error")
+        assert body.get("message"), f"an error without a message: {body}"
+        assert "type" in body and "param" in body, f"not OpenAI's error object: {body}"
+        return body
+    raise AssertionError(f"expected {kind.__name__} with code {code}, found an answer")
+
+
+@check
+def models_are_listed_and_found_by_name(e):
+    ids = [m.id for m in e.client.models.list().data]
+    assert e.model in ids, ids
+    equal(e.client.models.retrieve(e.model).id, e.model, "model by name")
+    refused(openai.NotFoundError, "model_not_found", lambda: e.client.models.retrieve("no-such-model"))
+
+
+@check
+def answers_equal_the_reference_with_ids_and_usage(e):
+    for golden, penalty, output in e.cases():
+        answer = e.ask(golden, penalty, extra_body={"return_token_ids": True})
+        choice = answer.choices[0]
+        where = f"{golden['id']} penalty {penalty}"
+        equal(choice.message.content, output["text"], where)
+        equal(choice.finish_reason, "stop", f"{where} finish_reason")
+        equal(answer.prompt_token_ids, golden["prompt_ids"], f"{where} prompt_token_ids")
+        equal(choice.token_ids, output["ids"], f"{where} token_ids")
+        equal(answer.usage.prompt_tokens, len(golden["prompt_ids"]), f"{where} usage.prompt_tokens")
+        equal(answer.usage.completion_tokens, len(output["ids"]), f"{where} usage.completion_tokens")
+        equal(answer.usage.total_tokens, len(golden["prompt_ids"]) + len(output["ids"]), f"{where} usage.total_tokens")
+
+
+@check
+def streams_add_up_to_the_same_answer(e):
+    for golden, penalty, output in e.cases():
+        text, ids, finishes, usage = "", [], [], None
+        options = {"stream": True, "stream_options": {"include_usage": True}, "extra_body": {"return_token_ids": True}}
+        for chunk in e.ask(golden, penalty, **options):
+            equal(chunk.object, "chat.completion.chunk", "object")
+            for choice in chunk.choices:
+                piece = choice.delta.content or ""
+                assert "\ufffd" not in piece, f"a split code point in {piece!r}"
+                text += piece
+                ids += getattr(choice, "token_ids", None) or []
+                finishes += [choice.finish_reason] if choice.finish_reason else []
+            usage = chunk.usage or usage
+        where = f"{golden['id']} penalty {penalty}"
+        equal(text, output["text"], where)
+        equal(ids, output["ids"], f"{where} token_ids")
+        equal(finishes, ["stop"], f"{where} finish_reason")
+        equal(usage and usage.completion_tokens, len(output["ids"]), f"{where} usage")
+
+
+@check
+def a_stop_string_ends_the_text_before_it(e):
+    golden, output = e.first()
+    text = output["text"]
+    stop = text[len(text) // 2 : len(text) // 2 + 4]
+    expected = text[: text.index(stop)]
+    answer = e.ask(golden, stop=[stop])
+    equal(answer.choices[0].message.content, expected, f"text before {stop!r}")
+    equal(answer.choices[0].finish_reason, "stop", "finish_reason")
+    streamed = "".join(c.choices[0].delta.content or "" for c in e.ask(golden, stop=stop, stream=True) if c.choices)
+    equal(streamed, expected, f"streamed text before {stop!r}")
+
+
+@check
+def max_tokens_ends_with_length(e):
+    golden, _ = e.first()
+    answer = e.ask(golden, max_tokens=3)
+    equal(answer.choices[0].finish_reason, "length", "finish_reason")
+    equal(answer.usage.completion_tokens, 3, "usage.completion_tokens")
+    answer = e.client.chat.completions.create(
+        model=e.model, messages=golden["messages"], temperature=0, max_completion_tokens=2
+    )
+    equal(answer.usage.completion_tokens, 2, "usage.completion_tokens with max_completion_tokens")
+
+
+@check
+def logprobs_are_sorted_and_greedy_takes_the_best(e):
+    golden, output = e.first()
+    answer = e.ask(golden, logprobs=True, top_logprobs=3)
+    tokens = answer.choices[0].logprobs.content
+    assert len(tokens) in (len(output["ids"]), len(output["ids"]) - 1), len(tokens)
+    for token in tokens:
+        best = [t.logprob for t in token.top_logprobs]
+        equal(len(best), 3, "number of top_logprobs")
+        equal(best, sorted(best, reverse=True), "order of top_logprobs")
+        assert token.logprob <= 0 and abs(token.logprob - best[0]) < 1e-6, (token.token, token.logprob, best)
+        assert token.bytes is not None
+    streamed = []
+    for chunk in e.ask(golden, logprobs=True, top_logprobs=3, stream=True):
+        for choice in chunk.choices:
+            streamed += choice.logprobs.content if choice.logprobs else []
+    equal([t.logprob for t in streamed], [t.logprob for t in tokens], "streamed logprobs")
+
+
+@check
+def unicode_goes_in_and_out_whole(e):
+    prompt = "打开微信 🙂👩‍👩‍👧 naïve ﷽ \u0000 tab\t"
+    options = {"temperature": 1.5, "seed": 11, "max_tokens": 120, "stream": True}
+    messages = [{"role": "user", "content": prompt}]
+    stream = e.client.chat.completions.create(model=e.model, messages=messages, **options)
+    pieces = [c.choices[0].delta.content or "" for c in stream if c.choices]
+    # Random bytes may really be no code point at the very end or between other characters; what must not happen is a
+    # character that is whole in the whole answer and torn between two pieces of the stream.
+    whole = e.client.chat.completions.create(model=e.model, messages=messages, **{**options, "stream": False})
+    equal("".join(pieces), whole.choices[0].message.content, "streamed and whole answer of one seed")
+
+
+@check
+def a_seed_gives_the_same_answer_again(e):
+    golden, _ = e.first()
+    ask = lambda seed: e.ask(golden, temperature=1.0, top_p=0.9, seed=seed).choices[0].message.content
+    equal(ask(5), ask(5), "two answers of one seed")
+
+
+@check
+def completions_take_text_and_token_ids(e):
+    golden, output = e.first()
+    for prompt in (golden["prompt"], golden["prompt_ids"]):
+        request = {"model": e.model, "prompt": prompt, "temperature": 0, "max_tokens": golden["max_tokens"]}
+        answer = e.client.completions.create(**request, logprobs=2, extra_body={"return_token_ids": True})
+        choice = answer.choices[0]
+        equal(choice.prompt_token_ids, golden["prompt_ids"], "prompt_token_ids")
+        equal(choice.text, output["text"], "text")
+        equal(choice.token_ids, output["ids"], "token_ids")
+        assert choice.logprobs.token_logprobs and max(choice.logprobs.token_logprobs) <= 0
+        stream = e.client.completions.create(**request, stream=True)
+        equal("".join(c.choices[0].text for c in stream if c.choices), output["text"], "streamed text")
+
+
+@check
+def neighbours_change_nothing(e):
+    cases = list(e.cases())[:8]
+    with concurrent.futures.ThreadPoolExecutor(len(cases)) as pool:
+        answers = list(pool.map(lambda c: e.ask(c[0], c[1]).choices[0].message.content, cases))
+    for (golden, _, output), found in zip(cases, answers):
+        equal(found, output["text"], f"{golden['id']} among {len(cases)}")
+
+
+@check
+def bad_requests_are_refused_and_the_server_goes_on(e):
+    golden, output = e.first()
+    ask = e.client.chat.completions.create
+    hello = [{"role": "user", "content": "hello"}]
+    refused(openai.NotFoundError, "model_not_found", lambda: ask(model="no-such-model", messages=hello))
+    long = [{"role": "user", "content": "打开微信 " * 20_000}]
+    refused(openai.BadRequestError, "context_length_exceeded", lambda: ask(model=e.model, messages=long))
+    for wrong in ({"temperature": 9}, {"max_tokens": 0}, {"top_p": -1}, {"stop": 7}, {"top_logprobs": 3}):
+        refused_code = None
+        try:
+            ask(model=e.model, messages=hello, **wrong)
+        except openai.BadRequestError as error:
+            refused_code = error.body["code"]
+        assert refused_code, f"{wrong} was taken"
+    refused(openai.BadRequestError, "invalid_type", lambda: ask(model=e.model, messages="hello"))
+    status, body = e.post("/chat/completions", b'{"model": ')
+    equal((status, body["error"]["code"]), (400, "invalid_json"), "malformed JSON")
+    status, body = e.post("/chat/completions", b"[]")
+    equal(status, 400, "a list")
+    status, body = e.post("/nothing/here", b"{}")
+    equal((status, body["error"]["code"]), (404, "unknown_url"), "unknown route")
+    equal(e.ask(golden).choices[0].message.content, output["text"], "the answer afterwards")
+
+
+@check
+def a_client_that_goes_away_leaves_the_server_well(e):
+    golden, output = e.first()
+    for _ in range(5):
+        stream = e.ask(golden, stream=True)
+        next(iter(stream))
+        stream.close()
+    equal(e.ask(golden).choices[0].message.content, output["text"], "the answer afterwards")
+
+
+def main():
+    if len(sys.argv) != 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        endpoint = Endpoint(sys.argv[1])
+    except Exception as error:  # whatever it is, nothing can be checked
+        print(f"{sys.argv[1]} cannot be used: {error}", file=sys.stderr)
+        return 2
+    failed = 0
+    for function in CHECKS:
+        name = function.__name__.replace("_", " ")
+        try:
+            function(endpoint)
+            print(f"ok    {name}")
+        except Exception as error:
+            failed += 1
+            print(f"FAIL  {name}: {type(error).__name__}: {error}")
+            if not isinstance(error, AssertionError):
+                traceback.print_exc()
+    print(f"{len(CHECKS) - failed} of {len(CHECKS)} checks hold, openai {openai.__version__}, {sys.argv[1]}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
