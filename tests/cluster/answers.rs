@@ -1,0 +1,186 @@
+//! A client's view, by the `async-openai` crate: the reference's answers, streams, errors, stop, logprobs, unicode; and
+//! the binary's own commands against the same cluster.
+
+use std::fmt::Write as _;
+
+use async_openai::Client;
+use async_openai::config::OpenAIConfig;
+use async_openai::error::OpenAIError;
+use async_openai::types::chat::{CreateChatCompletionRequest, CreateChatCompletionResponse, FinishReason};
+use async_openai::types::completions::CreateCompletionRequest;
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+
+use crate::goldens::{Golden, text_only};
+use crate::harness::Cluster;
+
+type OpenAi = Client<OpenAIConfig>;
+
+fn client(cluster: &Cluster) -> OpenAi {
+    // The client's HTTP library asks for a provider even where it speaks plain HTTP.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let config = OpenAIConfig::new().with_api_base(format!("{}/v1", cluster.url())).with_api_key("none");
+    Client::with_config(config)
+}
+
+fn request(golden: &Golden, more: Value) -> CreateChatCompletionRequest {
+    let mut request = json!({
+        "model": "autoglm-nano", "messages": golden.messages, "temperature": 0.0,
+        "frequency_penalty": golden.frequency_penalty, "max_tokens": golden.max_tokens,
+    });
+    let fields = request.as_object_mut().expect("an object");
+    fields.extend(more.as_object().expect("an object").clone());
+    serde_json::from_value(request).expect("a request")
+}
+
+async fn ask(client: &OpenAi, golden: &Golden, more: Value) -> CreateChatCompletionResponse {
+    client.chat().create(request(golden, more)).await.unwrap_or_else(|e| panic!("{}: {e}", golden.id))
+}
+
+fn text(response: &CreateChatCompletionResponse) -> &str {
+    response.choices[0].message.content.as_deref().expect("content")
+}
+
+async fn stream(client: &OpenAi, golden: &Golden, more: Value) -> (Vec<String>, Option<FinishReason>) {
+    let mut stream = client.chat().create_stream(request(golden, more)).await.expect("a stream");
+    let (mut pieces, mut finish) = (Vec::new(), None);
+    while let Some(chunk) = stream.next().await {
+        for choice in chunk.unwrap_or_else(|e| panic!("{}: {e}", golden.id)).choices {
+            pieces.extend(choice.delta.content);
+            finish = choice.finish_reason.or(finish);
+        }
+    }
+    (pieces, finish)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_answers_as_the_reference_does_and_leaves_nothing_behind() {
+    let cluster = Cluster::start(&[]);
+    let client = client(&cluster);
+    let goldens = text_only();
+
+    let models = client.models().list().await.expect("models");
+    assert_eq!(models.data.iter().map(|m| m.id.as_str()).collect::<Vec<_>>(), ["autoglm-nano"]);
+
+    equals_the_reference(&client, &goldens).await;
+    neighbours_change_nothing(&client, &goldens).await;
+    stops_and_limits(&client, &goldens[0]).await;
+    logprobs(&client, &goldens[0]).await;
+    completions(&client, &goldens[0]).await;
+    errors(&client, &goldens[0]).await;
+    commands(&cluster);
+
+    cluster.interrupt_and_check_nothing_is_left();
+}
+
+async fn equals_the_reference(client: &OpenAi, goldens: &[Golden]) {
+    let mut wrong = String::new();
+    for golden in goldens {
+        let whole = ask(client, golden, json!({})).await;
+        if text(&whole) != golden.text {
+            writeln!(wrong, "{}: expected {:?}, found {:?}", golden.id, golden.text, text(&whole)).expect("a String");
+            continue;
+        }
+        assert_eq!(whole.choices[0].finish_reason, Some(FinishReason::Stop), "{}", golden.id);
+        let usage = whole.usage.expect("usage");
+        assert_eq!(usage.prompt_tokens as usize, golden.prompt_ids.len(), "{}", golden.id);
+        assert_eq!(usage.completion_tokens as usize, golden.ids.len(), "{}", golden.id);
+        let (pieces, finish) = stream(client, golden, json!({})).await;
+        assert_eq!(pieces.concat(), golden.text, "{} streamed", golden.id);
+        assert!(pieces.iter().all(|p| !p.contains('\u{fffd}')), "{}: a split code point in {pieces:?}", golden.id);
+        assert_eq!(finish, Some(FinishReason::Stop), "{}", golden.id);
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+async fn neighbours_change_nothing(client: &OpenAi, goldens: &[Golden]) {
+    let asked = goldens.iter().take(8).map(|g| async move { (g, ask(client, g, json!({})).await) });
+    for (golden, answer) in futures_util::future::join_all(asked).await {
+        assert_eq!(text(&answer), golden.text, "{} among eight", golden.id);
+    }
+}
+
+async fn stops_and_limits(client: &OpenAi, golden: &Golden) {
+    let middle = golden.text.char_indices().nth(golden.text.chars().count() / 2).expect("a middle").0;
+    let stop: String = golden.text[middle..].chars().take(3).collect();
+    let before = golden.text.split(&stop).next().expect("a first part");
+    let whole = ask(client, golden, json!({ "stop": [stop] })).await;
+    assert_eq!(text(&whole), before, "stop at {stop:?}");
+    let (pieces, finish) = stream(client, golden, json!({ "stop": [stop] })).await;
+    assert_eq!((pieces.concat().as_str(), finish), (before, Some(FinishReason::Stop)));
+
+    let cut = ask(client, golden, json!({ "max_tokens": 3 })).await;
+    assert_eq!(cut.choices[0].finish_reason, Some(FinishReason::Length));
+    assert_eq!(cut.usage.expect("usage").completion_tokens, 3);
+}
+
+async fn logprobs(client: &OpenAi, golden: &Golden) {
+    let answer = ask(client, golden, json!({ "logprobs": true, "top_logprobs": 4 })).await;
+    let tokens = answer.choices[0].logprobs.as_ref().and_then(|l| l.content.as_ref()).expect("logprobs");
+    assert!(tokens.len() + 1 >= golden.ids.len(), "{} of {}", tokens.len(), golden.ids.len());
+    for token in tokens {
+        let best: Vec<f32> = token.top_logprobs.iter().map(|t| t.logprob).collect();
+        assert_eq!(best.len(), 4);
+        assert!(best.is_sorted_by(|a, b| a >= b) && token.logprob <= 0.0, "{token:?}");
+        assert!((token.logprob - best[0]).abs() < 1e-6, "greedy takes the best: {token:?}");
+    }
+}
+
+async fn completions(client: &OpenAi, golden: &Golden) {
+    let request: CreateCompletionRequest = serde_json::from_value(json!({
+        "model": "autoglm-nano", "prompt": golden.prompt_ids, "temperature": 0.0,
+        "frequency_penalty": golden.frequency_penalty, "max_tokens": golden.max_tokens,
+    }))
+    .expect("a request");
+    let answer = client.completions().create(request).await.expect("a completion");
+    assert_eq!(answer.choices[0].text, golden.text);
+}
+
+async fn errors(client: &OpenAi, golden: &Golden) {
+    let long = json!([{ "role": "user", "content": "打开微信 ".repeat(20_000) }]);
+    for (more, status, code) in [
+        (json!({ "model": "no-such-model" }), 404, "model_not_found"),
+        (json!({ "temperature": 9.0 }), 400, "invalid_value"),
+        (json!({ "messages": long }), 400, "context_length_exceeded"),
+    ] {
+        match client.chat().create(request(golden, more.clone())).await {
+            Err(OpenAIError::ApiError(e)) => {
+                assert_eq!((e.status_code.as_u16(), e.api_error.code.as_deref()), (status, Some(code)), "{e}");
+            }
+            other => panic!("expected {code}, found {other:?}"),
+        }
+    }
+    assert_eq!(text(&ask(client, golden, json!({})).await), golden.text, "the server goes on");
+}
+
+/// The binary's own commands.
+fn commands(cluster: &Cluster) {
+    let json = |args: &[&str]| {
+        let output = cluster.shardglm(args, true);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).expect("JSON")
+    };
+    let nodes = json(&["node", "list", "-o", "json"]);
+    assert_eq!(nodes["items"].as_array().map(Vec::len), Some(2), "{nodes}");
+    let members = json(&["member", "list", "-o", "json"]);
+    let leaders = members["items"].as_array().expect("items").iter().filter(|m| m["role"] == "leader").count();
+    assert_eq!((members["items"].as_array().map(Vec::len), leaders), (Some(3), 1), "{members}");
+    let deployments = json(&["deploy", "status", "-o", "json"]);
+    let replica = &deployments["items"][0]["replicas"][0];
+    assert_eq!(replica["phase"], "ready", "{deployments}");
+    let read: u64 = replica["ranks"].as_array().expect("ranks").iter().filter_map(|r| r["bytes_read"].as_u64()).sum();
+    assert!(read > 0, "{deployments}");
+    for verb in [["node", "list"], ["member", "list"], ["deploy", "status"]] {
+        let output = cluster.shardglm(&verb, true);
+        assert!(output.status.success() && output.stdout.len() > 40, "{verb:?}");
+    }
+
+    let chat = cluster.shardglm(&["chat", "--url", &cluster.url(), "--temperature", "0", "打开微信"], false);
+    assert!(chat.status.success() && chat.stdout.len() > 1, "{chat:?}");
+
+    let args: Vec<String> = cluster.processes().into_iter().map(|p| p.args).collect();
+    for (role, count) in [("coordinator", 3), ("node", 2), ("worker", 2)] {
+        let shown = args.iter().filter(|a| a.starts_with(&format!("shardglm {role} "))).count();
+        assert_eq!(shown, count, "{role} in {args:#?}");
+    }
+}

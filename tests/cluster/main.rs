@@ -1,0 +1,10 @@
+//! A whole cluster of real processes, as `shardglm up` starts it: answers, faults, and what is left at the end.
+//!
+//! Not here: what needs no processes (each crate's own tests). Invariant: every wait has a deadline, and a test that
+//! fails leaves no process behind.
+
+mod answers;
+mod faults;
+mod goldens;
+mod harness;
+mod processes;
