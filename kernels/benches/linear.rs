@@ -1,4 +1,4 @@
-//! Speed of linear layers: `cargo bench -p shardglm-kernels -- [threads]`. Prints one line a shape: best time of many,
+//! Speed of linear layers: `cargo bench -p shardglm-kernels -- [threads] [isa]`. Prints one line a shape: best time of many,
 //! arithmetic and weight traffic. The autoglm-nano shapes are those of one step; the last one is the 9B's down product.
 #![expect(clippy::print_stdout, reason = "the figures are its output")]
 
@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use kernels::{AttnSeq, KernelError, KvLayer, PackedLinear, Pool, WeightType, attention};
+use kernels::{AttnSeq, Isa, KernelError, KvLayer, PackedLinear, Pool, WeightType, attention};
 
 /// `[in, out]` features.
 const SHAPES: [(usize, usize); 4] = [(256, 1408), (704, 256), (256, 4096), (13696, 4096)];
@@ -18,7 +18,9 @@ const RUNS_MIN: u32 = 3;
 
 fn main() -> Result<(), KernelError> {
     let threads = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(NonZeroUsize::MIN);
-    let pool = Pool::new(threads)?;
+    let wanted = |isa: &Isa| std::env::args().any(|a| a == isa.name());
+    let isa = Isa::available().into_iter().find(wanted).unwrap_or(Isa::best());
+    let pool = Pool::with_isa(threads, isa)?;
     println!("{} threads, {}", pool.threads(), pool.isa().name());
     println!("{:>6} {:>6} {:>5} {:>5} {:>12} {:>9} {:>7}", "in", "out", "type", "m", "best µs", "GFLOP/s", "GB/s");
     for (columns, out) in SHAPES {

@@ -174,3 +174,24 @@ pub(crate) fn store_part<S: Simd>(s: S, x: S::F, to: &mut [f32]) {
     s.store(x, &mut lanes);
     to.copy_from_slice(&lanes[..to.len()]);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_are_summed_by_halves() {
+        let mut lanes = [0.0; LANES];
+        (lanes[0], lanes[8], lanes[1]) = (1e8, -1e8, 1.0);
+        assert_eq!(sum_lanes(lanes), 1.0, "0 + 8 first");
+        (lanes[8], lanes[1]) = (1.0, -1e8);
+        assert_eq!(sum_lanes(lanes), 0.0, "0 + 8 before 0 + 1");
+    }
+
+    #[test]
+    fn the_largest_lane_is_found_past_a_nan() {
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        (lanes[3], lanes[4], lanes[15]) = (2.0, f32::NAN, 1.0);
+        assert_eq!(max_lanes(lanes), 2.0);
+    }
+}

@@ -2,6 +2,7 @@
 //! threads, alone and in a batch. Accuracy is compared by tolerance; invariance bit by bit.
 
 mod attention;
+mod golden;
 mod linear;
 mod ops;
 mod rows;

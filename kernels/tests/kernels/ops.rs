@@ -131,3 +131,19 @@ fn refusals_name_both_shapes() {
     assert!(text.contains("[1, 3]"), "{text}");
     assert!(ops::add(&tensor(&[0.0; 3], &[1, 3]), &tensor(&[0.0; 3], &[3, 1])).is_err());
 }
+
+#[test]
+fn a_cache_that_a_panic_left_half_written_is_refused() {
+    let kv = Mutex::new(KvLayer::new(1, 1, 8));
+    std::thread::scope(|scope| {
+        let held = scope.spawn(|| {
+            let _held = kv.lock().expect("nobody else");
+            panic!("while it holds the cache");
+        });
+        held.join().expect_err("it panicked");
+    });
+    let row = tensor(&[0.0; 8], &[1, 1, 8]);
+    let seqs = [AttnSeq { rows: 0..1, start: 0, blocks: &[0] }];
+    let refused = ops::attention(&kv, &Pool::inline(), &seqs, (&row, &row, &row), &[0], 1.0);
+    assert!(refused.expect_err("poisoned").to_string().contains("half written"));
+}
