@@ -42,7 +42,8 @@ fn add<'a>(left: Part<'a>, right: Part<'a>, spare: &mut Vec<Vec<f32>>) -> Part<'
             Part::Sum(sum)
         }
         (Part::Sent(a), Part::Sum(mut sum)) => {
-            sum.iter_mut().zip(a).for_each(|(b, a)| *b = a + *b);
+            // Addition is commutative to the bit; only its grouping matters.
+            sum.iter_mut().zip(a).for_each(|(b, a)| *b += a);
             Part::Sum(sum)
         }
         (Part::Sent(a), Part::Sent(b)) => {

@@ -20,4 +20,5 @@ pub use send_stream::SendStream;
 
 pub use crate::tls::Expect;
 
+pub(crate) use config::MTU_MIN;
 pub(crate) use socket::bind_udp;
