@@ -51,7 +51,8 @@ pub struct ModelRecord {
     pub dir: String,
     /// The text of its `config.json`.
     pub config_json: String,
-    /// Whether its matrices are stored as f32 (else two bytes an element): decides the byte budget.
+    /// Whether [`Dtype::F32`] holds any of its matrices in four bytes an element (stored as f32 or f16, else bf16 in
+    /// two): decides the byte budget.
     pub stored_f32: bool,
     /// Size of its weight files, bytes.
     pub weight_bytes: u64,

@@ -31,7 +31,7 @@ fn the_ranks_together_read_the_model_once() {
         for world in [1, 2, 4] {
             let setup = Setup::new(&dir, world);
             let read: Vec<u64> = setup.world().ranks().map(|r| setup.load(r).bytes_read()).collect();
-            println!("| {} | {world} | {read:?} | {all} |", dir.file_name().expect("a name").display());
+            eprintln!("| {} | {world} | {read:?} | {all} |", dir.file_name().expect("a name").display());
             let shares = u64::from(world);
             // Both models have two KV heads: at 4 ranks two of them read the same one.
             let kv_copies = shares.saturating_sub(2) / 2;
@@ -51,7 +51,7 @@ fn the_ranks_together_read_the_model_once() {
 fn a_rank_holds_what_its_plan_says() {
     for dir in TINY.map(checkpoint).into_iter().chain([nano()]) {
         for dtype in [Dtype::F32, Dtype::Bf16] {
-            for world in [1, 3, 8] {
+            for world in [1, 3] {
                 let setup = Setup { dtype, ..Setup::new(&dir, world) };
                 for rank in setup.plan().ranks {
                     let held = setup.load(rank.rank).bytes_held();

@@ -4,7 +4,7 @@ mod support;
 
 use std::collections::HashMap;
 
-use sharding::layers::{Point, Tap};
+use sharding::layers::{Point, Positions, Rope, Tap};
 use support::golden::{Golden, argmax, max_abs, relative};
 use support::run::{Greedy, Setup, every_row, seq};
 use support::{TINY, checkpoint};
@@ -133,5 +133,31 @@ fn both_styles_of_configuration_give_the_same_logits() {
         let v5 = Setup { spec: support::spec_of(config), ..v4.clone() };
         assert_eq!(v4.spec, v5.spec, "{model}");
         assert_eq!(run(&v4), run(&v5), "{model}");
+    }
+}
+
+#[test]
+fn angles_of_rows_that_stand_apart_on_the_three_axes() {
+    let model = "tiny-glm4v";
+    let golden = Golden::load(model);
+    let spec = support::spec_of(checkpoint(model).join("config.json")).rope;
+    let (axes, tokens) = golden.positions("img1");
+    let mut positions = Positions::default();
+    (0..tokens).for_each(|t| positions.push([0, 1, 2].map(|axis: usize| axes[axis * tokens + t])));
+    assert_eq!(positions.len(), tokens);
+    let (cos, sin) = Rope::new(&spec).angles(&positions).expect("small");
+    // Section by section: a frequency follows the axis of its section.
+    let axis_of: Vec<usize> = spec.sections.iter().enumerate().flat_map(|(axis, n)| vec![axis; *n as usize]).collect();
+    for (name, ours) in [("cos", cos), ("sin", sin)] {
+        // `[3, 1, tokens, rotary dim]`, each frequency twice.
+        let (all, shape) = golden.tensor(&format!("img1/tap/rope_{name}")).expect("angles");
+        assert_eq!(shape, [3, 1, tokens, spec.dim as usize]);
+        let ours = ours.to_vec2::<f32>().expect("f32");
+        for (t, row) in ours.iter().enumerate() {
+            for (i, value) in row.iter().enumerate() {
+                let expected = all[(axis_of[i] * tokens + t) * spec.dim as usize + i];
+                assert!((value - expected).abs() <= 1e-6, "{name} of row {t}, frequency {i}: {value}, {expected}");
+            }
+        }
     }
 }

@@ -32,7 +32,7 @@ fn every_world_size(model: &str) {
         }
         assert!(worst <= 1.5e-4, "{model} TP {world}: {worst:e}");
         let tokens: usize = answers.iter().map(|a| a.ids.len()).sum();
-        println!("| {model} | {world} | {worst:.2e} | {tokens} of {tokens} | yes |");
+        eprintln!("| {model} | {world} | {worst:.2e} | {tokens} of {tokens} | yes |");
     }
 }
 

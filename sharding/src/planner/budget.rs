@@ -3,7 +3,7 @@
 //! Not here: what is free. Invariant: the weights are counted from the very slices that the layers load, so the number
 //! before loading is the number after it.
 
-use protocol::{ByteBudget, Dtype, RankCut, ReductionTree};
+use protocol::{ByteBudget, Dtype, Rank, RankCut, ReductionTree};
 
 use super::request::PlanRequest;
 use crate::partition::{Rule, TensorSlice, slices};
@@ -16,19 +16,13 @@ const TILE_ROWS: u64 = 16;
 /// What a worker process takes besides: code, runtime, connections, buffers of the transport.
 const OVERHEAD_BYTES: u64 = 48 << 20;
 
-/// Budget of `rank`, whose cut is `cuts[rank]`, with a KV cache of `kv_tokens` tokens.
+/// Budget of `rank`, whose cut stands at its place in `cuts`, with a KV cache of `kv_tokens` tokens.
 ///
 /// # Panics
 /// When `rank` is not below the number of cuts, or the cuts do not cover the model ([`super::cuts`] gives ones that do).
 #[must_use]
-pub fn budget(
-    spec: &ModelSpec,
-    request: &PlanRequest<'_>,
-    cuts: &[RankCut],
-    rank: usize,
-    kv_tokens: u32,
-) -> ByteBudget {
-    let cut = &cuts[rank];
+pub fn budget(spec: &ModelSpec, request: &PlanRequest<'_>, cuts: &[RankCut], rank: Rank, kv_tokens: u32) -> ByteBudget {
+    let cut = &cuts[rank.index()];
     ByteBudget {
         weights: weight_bytes(spec, cut, request.dtype, request.stored_f32),
         kv_cache: kv_bytes_per_token(spec, cut) * u64::from(kv_tokens),
@@ -62,8 +56,8 @@ pub fn kv_bytes_per_token(spec: &ModelSpec, cut: &RankCut) -> u64 {
 }
 
 /// A bound on what the largest step holds at once.
-fn activation_bytes(spec: &ModelSpec, request: &PlanRequest<'_>, cuts: &[RankCut], rank: usize) -> u64 {
-    let cut = &cuts[rank];
+fn activation_bytes(spec: &ModelSpec, request: &PlanRequest<'_>, cuts: &[RankCut], rank: Rank) -> u64 {
+    let cut = &cuts[rank.index()];
     let hidden = u64::from(spec.hidden_size);
     let head = u64::from(spec.head_dim);
     let heads = ReductionTree::new(
@@ -76,7 +70,7 @@ fn activation_bytes(spec: &ModelSpec, request: &PlanRequest<'_>, cuts: &[RankCut
     );
     let sent = [heads, mlp]
         .iter()
-        .map(|tree| tree.as_ref().expect("cuts cover the atoms in rank order").sent_by(rank).len())
+        .map(|tree| tree.as_ref().expect("cuts cover the atoms in rank order").sent_by(rank.index()).len())
         .max()
         .unwrap_or(0);
     // The residual stream, a normed copy and a sum, what the all-reduce sends and what its peers send.
@@ -85,7 +79,7 @@ fn activation_bytes(spec: &ModelSpec, request: &PlanRequest<'_>, cuts: &[RankCut
     let mlp = 3 * u64::from(cut.mlp_cols.len());
     let rows = u64::from(request.step_tokens) * (residual + attention.max(mlp));
     // A rank's own logits, everybody's as gathered, and on rank 0 once more in the order of the rows.
-    let vocab = u64::from(cut.vocab_rows.len()) + u64::from(spec.vocab_size) * if rank == 0 { 2 } else { 1 };
+    let vocab = u64::from(cut.vocab_rows.len()) + u64::from(spec.vocab_size) * if rank == Rank(0) { 2 } else { 1 };
     let logits = u64::from(request.max_seqs) * (hidden + vocab);
     rows.saturating_add(logits).saturating_mul(F32_BYTES)
 }

@@ -61,19 +61,22 @@ fn atom(n: u32) -> u16 {
 }
 
 /// The atoms of the MLP's down product: units are 32-column blocks, the last of which may be short.
-pub(crate) fn mlp_atoms(spec: &ModelSpec) -> AtomSpace {
+#[must_use]
+pub fn mlp_atoms(spec: &ModelSpec) -> AtomSpace {
     AtomSpace::new(spec.intermediate_size.div_ceil(MLP_BLOCK_COLS))
 }
 
 /// The columns that a run of the MLP's atoms covers.
-pub(crate) fn mlp_cols(spec: &ModelSpec, run: AtomRun) -> Span {
+#[must_use]
+pub fn mlp_cols(spec: &ModelSpec, run: AtomRun) -> Span {
     let blocks = mlp_atoms(spec).units_of(run);
     let col = |block: u32| (block * MLP_BLOCK_COLS).min(spec.intermediate_size);
     Span::from(col(blocks.start)..col(blocks.end))
 }
 
 /// The input columns of the attention output product that a run of its atoms covers.
-pub(crate) fn head_cols(spec: &ModelSpec, run: AtomRun) -> Span {
+#[must_use]
+pub fn head_cols(spec: &ModelSpec, run: AtomRun) -> Span {
     let heads = AtomSpace::new(spec.num_heads).units_of(run);
     Span::from(heads.start * spec.head_dim..heads.end * spec.head_dim)
 }

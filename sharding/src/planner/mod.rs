@@ -13,9 +13,7 @@ mod table;
 use protocol::{Plan, RankPlan};
 
 pub use budget::{budget, kv_bytes_per_token, weight_bytes};
-pub use cut::{CutError, Shares, check_plan, cuts};
-#[cfg(feature = "layers")]
-pub(crate) use cut::{head_cols, mlp_atoms, mlp_cols};
+pub use cut::{CutError, Shares, check_plan, cuts, head_cols, mlp_atoms, mlp_cols};
 pub use error::PlanError;
 pub use request::{BLOCK_TOKENS, CONTEXT_TOKENS_DEFAULT_MAX, KV_TOKENS_DEFAULT_MAX, NodeCapacity, PlanRequest};
 pub use table::MemoryTable;
@@ -30,7 +28,8 @@ pub fn plan(spec: &ModelSpec, request: &PlanRequest<'_>) -> Result<Plan, PlanErr
     let sizes = request.sizes(spec)?;
     let cuts = cuts(spec, &Shares::even(request.world_size));
     let with_kv = |kv_tokens: u32| {
-        let budgets: Vec<_> = (0..cuts.len()).map(|rank| budget(spec, request, &cuts, rank, kv_tokens)).collect();
+        let budgets: Vec<_> =
+            request.world_size.ranks().map(|rank| budget(spec, request, &cuts, rank, kv_tokens)).collect();
         placement::place(&budgets, request.nodes).map(|nodes| (budgets, nodes))
     };
     let (kv_tokens, (budgets, nodes)) = match with_kv(sizes.kv_tokens) {

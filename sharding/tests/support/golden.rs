@@ -48,6 +48,15 @@ impl Golden {
         ids(&self.json["eos_token_id"])
     }
 
+    /// Positions of a case's prompt, `[3, tokens]` flat, and how many tokens there are.
+    pub(crate) fn positions(&self, case: &str) -> (Vec<u32>, usize) {
+        let all = SafeTensors::deserialize(&self.tensors).expect("safetensors");
+        let tensor = all.tensor(&format!("{case}/position_ids")).expect("position_ids");
+        assert_eq!((tensor.dtype(), tensor.shape()[0]), (safetensors::Dtype::I32, 3));
+        let (words, _) = tensor.data().as_chunks::<4>();
+        (words.iter().map(|w| u32::from_le_bytes(*w)).collect(), tensor.shape()[1])
+    }
+
     /// A tensor as f32 with its shape, where there is one.
     pub(crate) fn tensor(&self, name: &str) -> Option<(Vec<f32>, Vec<usize>)> {
         let all = SafeTensors::deserialize(&self.tensors).expect("safetensors");
