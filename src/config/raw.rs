@@ -73,8 +73,12 @@ impl RawConfig {
             let reason = format!("line {line}: {}", e.message().lines().collect::<Vec<_>>().join(", "));
             ConfigError::Syntax { origin: origin.to_owned(), reason }
         };
-        let table = text.parse::<Table>().map_err(syntax)?;
-        Ok(Self { table, origin: origin.to_owned(), base: base.to_owned() })
+        Ok(Self::from_table(text.parse::<Table>().map_err(syntax)?, origin, base))
+    }
+
+    /// What another part of the program says in place of a file.
+    pub(crate) fn from_table(table: Table, origin: &str, base: &Path) -> Self {
+        Self { table, origin: origin.to_owned(), base: base.to_owned() }
     }
 
     /// Checks every key, applies flags and defaults.

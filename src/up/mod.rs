@@ -151,7 +151,7 @@ async fn start(
     let mut progress = Progress::new();
     let ready = tokio::select! {
         ready = ready::wait(config, home, spec, &mut progress) => ready,
-        ended = processes.next_ended() => Err(anyhow::anyhow!("{ended} while starting").into()),
+        ended = processes.next_ended() => Err(anyhow::anyhow!("while starting, {ended}").into()),
         () = signals.next() => {
             progress.clear();
             return Ok(Outcome::Stopped);

@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use futures_util::future::{join_all, select_all};
 use protocol::CoordinatorId;
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 use super::home::Home;
 use crate::telemetry::{LogArgs, LogFormat};
@@ -38,6 +38,8 @@ struct Process {
     kind: Kind,
     name: String,
     child: Child,
+    /// Held apart from `child`, whose `wait` would close it; its end tells the process to drain.
+    _stdin: Option<ChildStdin>,
     group: Pid,
     log: PathBuf,
 }
@@ -61,9 +63,8 @@ pub(super) struct Ended {
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = self.status.map_or_else(|| "unknown status".to_owned(), |s| s.to_string());
-        write!(f, "{} ended ({status})", self.name)?;
-        self.tail.iter().try_for_each(|line| write!(f, "\n  {} | {line}", self.name))?;
-        if self.tail.is_empty() { Ok(()) } else { write!(f, "\n{} ended", self.name) }
+        write!(f, "{} ended by itself ({status})", self.name)?;
+        self.tail.iter().try_for_each(|line| write!(f, "\n  {} | {line}", self.name))
     }
 }
 
@@ -119,10 +120,11 @@ impl Processes {
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(stderr);
         // A group of its own: the terminal's Ctrl-C must reach `up` alone, which then drains in order.
         command.process_group(0).kill_on_drop(true);
-        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let group = pid.with_context(|| format!("{name} has no process id"))?;
-        self.list.push(Process { kind, name, child, group, log });
+        let stdin = child.stdin.take();
+        self.list.push(Process { kind, name, child, _stdin: stdin, group, log });
         Ok(())
     }
 

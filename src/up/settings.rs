@@ -21,9 +21,8 @@ const DRAIN_MS: i64 = 10_000;
 pub(super) fn settle(spec: &UpSpec, home: &Home, public: &[SocketAddr], model: &Path) -> Result<Config, Failure> {
     let text = |s: &dyn ToString| Value::String(s.to_string());
     let number = |n: u64| Value::Integer(i64::try_from(n).unwrap_or(i64::MAX));
-    let table = |entries: Vec<(&str, Value)>| {
-        Value::Table(entries.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<Table>())
-    };
+    let keys = |entries: Vec<(&str, Value)>| entries.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<Table>();
+    let table = |entries: Vec<(&str, Value)>| Value::Table(keys(entries));
     let coordinators = addresses(spec, home, public)?.into_iter().zip(spec.coordinator_ids()).map(|(addrs, id)| {
         let (public, internal, admin) = addrs;
         let (public, internal, admin) = (text(&public), text(&internal), text(&admin));
@@ -31,7 +30,7 @@ pub(super) fn settle(spec: &UpSpec, home: &Home, public: &[SocketAddr], model: &
     });
     let served = spec.served_model_name.iter().map(|name| text(name)).collect();
     let dir = home.dir();
-    let root = table(vec![
+    let root = keys(vec![
         ("cluster", table(vec![("name", text(&"up"))])),
         ("coordinators", Value::Array(coordinators.collect())),
         ("gateway", table(vec![("drain_ms", Value::Integer(DRAIN_MS))])),
@@ -62,8 +61,7 @@ pub(super) fn settle(spec: &UpSpec, home: &Home, public: &[SocketAddr], model: &
             ]),
         ),
     ]);
-    let raw = RawConfig::parse(&root.to_string(), "shardglm up", dir);
-    raw.and_then(|raw| raw.settle(&[])).map_err(Failure::usage)
+    RawConfig::from_table(root, "shardglm up", dir).settle(&[]).map_err(Failure::usage)
 }
 
 type Addresses = (SocketAddr, SocketAddr, SocketAddr);
