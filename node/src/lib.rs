@@ -9,3 +9,6 @@ pub mod engine;
 mod pipe;
 pub mod sampler;
 pub mod worker;
+
+#[cfg(test)]
+mod cluster_tests;

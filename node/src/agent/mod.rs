@@ -21,10 +21,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use protocol::NodeId;
 use protocol::identity::{Identity, Role};
 use protocol::lease::{Inventory, NodeReport, RankOrder};
 use protocol::worker::{ToWorker, WorkerSpec};
-use protocol::NodeId;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;

@@ -28,7 +28,7 @@ use protocol::{Epoch, Rank, ReplicaId, Term};
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 /// As [`DRAIN_DEADLINE`], when its replica has a higher epoch already: its group is broken and its streams wait to be
 /// resumed elsewhere.
-pub const SUPERSEDED_DEADLINE: Duration = Duration::from_millis(500);
+pub const SUPERSEDED_DEADLINE: Duration = Duration::from_millis(200);
 /// From a worker's drain deadline to its being killed.
 pub const KILL_MARGIN: Duration = Duration::from_secs(1);
 
@@ -108,9 +108,13 @@ enum Told {
 /// A worker's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Process {
-    Running { told: Told },
+    Running {
+        told: Told,
+    },
     /// Told to drain; `kill_at` is `None` once it was killed.
-    Stopping { kill_at: Option<Instant> },
+    Stopping {
+        kill_at: Option<Instant>,
+    },
     Ended,
 }
 

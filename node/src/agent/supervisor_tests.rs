@@ -9,8 +9,7 @@ use super::*;
 fn plan() -> Plan {
     let run = AtomRun { start: 0, end: 8 };
     let all = Span { start: 0, end: 8 };
-    let cut =
-        RankCut { head_atoms: run, heads: all, kv_heads: all, mlp_atoms: run, mlp_cols: all, vocab_rows: all };
+    let cut = RankCut { head_atoms: run, heads: all, kv_heads: all, mlp_atoms: run, mlp_cols: all, vocab_rows: all };
     let node = NodeId::new("node-1").expect("a label");
     let rank = RankPlan { rank: Rank(0), node, cut, budget: ByteBudget::default() };
     Plan { world_size: WorldSize::ONE, kv_tokens: 64, context_tokens: 64, ranks: vec![rank] }

@@ -70,8 +70,8 @@ fn keep_nucleus(candidates: &mut Vec<(f32, u32)>, top_p: f64, weight: impl Fn(f3
             rest.select_nth_unstable_by(run - 1, by_rank);
         }
         rest[..run].sort_unstable_by(by_rank);
-        for i in 0..run {
-            mass += weight(rest[i].0);
+        for (i, candidate) in rest[..run].iter().enumerate() {
+            mass += weight(candidate.0);
             if mass >= wanted {
                 candidates.truncate(sorted + i + 1);
                 return;

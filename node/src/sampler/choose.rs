@@ -178,8 +178,7 @@ mod tests {
 
     #[test]
     fn logprobs_are_of_the_raw_row() {
-        let params =
-            SamplingParams { logit_bias: vec![(0, 50.0)], logprobs: Some(2), ..SamplingParams::greedy(8) };
+        let params = SamplingParams { logit_bias: vec![(0, 50.0)], logprobs: Some(2), ..SamplingParams::greedy(8) };
         let mut sampler = Sampler::new(params, &[0], &[]);
         let choice = sampler.choose(&[0.0, 2f32.ln()], &mut Scratch::default()).expect("finite");
         let logprobs = choice.logprobs.expect("asked for");

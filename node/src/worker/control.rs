@@ -4,7 +4,7 @@
 //! that the agent hears a sign of life every second whatever a step costs.
 
 use std::any::Any;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
@@ -12,9 +12,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use protocol::Rank;
 use protocol::lease::WorkerPhase;
 use protocol::worker::{ToWorker, WorkerSpec};
-use protocol::Rank;
 use sharding::ModelSpec;
 use tokio::sync::mpsc;
 use transport::{AbortHandle, NodeIdentity};
@@ -41,13 +41,23 @@ const EVENTS_MAX: usize = 16;
 /// # Errors
 /// [`WorkerError`]; the agent has been told by then.
 pub fn run() -> Result<(), WorkerError> {
-    let mut stdin = std::io::stdin();
+    run_on(std::io::stdin(), std::io::stdout())
+}
+
+/// As [`run`], on other pipes.
+///
+/// # Errors
+/// [`WorkerError`].
+pub(crate) fn run_on(
+    mut stdin: impl Read + Send + 'static,
+    stdout: impl Write + Send + 'static,
+) -> Result<(), WorkerError> {
     let Some(first) = pipe::read::<ToWorker>(&mut stdin)? else { return Ok(()) };
     let spec = match first {
         ToWorker::Start(spec) => *spec,
         other => return Err(WorkerError::NotStarted { found: name_of(&other) }),
     };
-    let reporter = Reporter::new(std::io::stdout(), spec.epoch);
+    let reporter = Reporter::new(stdout, spec.epoch);
     // Every line that any thread of this process logs for the rank stands under these fields.
     let span = tracing::info_span!(
         "worker",
@@ -155,6 +165,7 @@ impl Control {
         if let Some(front) = self.front {
             front.close(FLUSH_DEADLINE);
         }
+        tracing::info!(steps = self.gauge.load().steps, preemptions = self.gauge.preemptions(), "worker ends");
         outcome
     }
 

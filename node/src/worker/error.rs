@@ -6,8 +6,8 @@ use kernels::KernelError;
 use protocol::lease::WorkerPhase;
 use sharding::layers::LoadError;
 use sharding::{CheckpointError, SpecError};
-use transport::identity::IdentityError;
 use transport::collective::FormError;
+use transport::identity::IdentityError;
 use transport::{BindError, CollectiveError};
 
 use super::fault::StepFault;

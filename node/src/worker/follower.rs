@@ -18,7 +18,11 @@ const IDLE_WAIT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// [`StepFault`]: the group has to be formed anew.
-pub(super) fn follow<G: Collective, M: StepModel>(group: &mut G, model: &mut M, gauge: &Gauge) -> Result<(), StepFault> {
+pub(super) fn follow<G: Collective, M: StepModel>(
+    group: &mut G,
+    model: &mut M,
+    gauge: &Gauge,
+) -> Result<(), StepFault> {
     let mut step = 1;
     loop {
         let plan = group.recv_plan(Deadline::after(IDLE_WAIT)).map_err(|source| StepFault::Plan { step, source })?;

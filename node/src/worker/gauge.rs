@@ -16,6 +16,7 @@ pub(super) struct Gauge {
     kv_blocks_used: AtomicU32,
     kv_blocks_total: AtomicU32,
     steps: AtomicU64,
+    preemptions: AtomicU64,
 }
 
 impl Gauge {
@@ -27,11 +28,17 @@ impl Gauge {
         self.kv_blocks_used.store(count(scheduler.pool().used()), Ordering::Relaxed);
         self.kv_blocks_total.store(scheduler.pool().capacity(), Ordering::Relaxed);
         self.steps.store(scheduler.steps(), Ordering::Relaxed);
+        self.preemptions.store(scheduler.preemptions(), Ordering::Relaxed);
     }
 
     /// One step more; all there is to say of a rank that does not schedule.
     pub(super) fn count_step(&self) {
         self.steps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often a sequence had to give its blocks back.
+    pub(super) fn preemptions(&self) -> u64 {
+        self.preemptions.load(Ordering::Relaxed)
     }
 
     /// The figures.

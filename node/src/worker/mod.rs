@@ -22,7 +22,14 @@ mod reporter;
 mod serve;
 mod submission;
 
+#[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
+mod rig;
+
 pub use control::run;
+#[cfg(test)]
+pub(crate) use control::run_on;
 pub use error::WorkerError;
 pub use fault::StepFault;
 pub use serve::ServeError;

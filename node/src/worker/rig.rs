@@ -1,0 +1,159 @@
+//! A replica in threads, for tests: rank 0's step loop and its followers over [`LocalCollective`].
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use protocol::generate::{FinishReason, GenerateRequest, SamplingParams};
+use protocol::step::StepPlan;
+use protocol::{ReplicaId, RequestId, WorldSize};
+use sharding::layers::{Group, Logits, StepError};
+use tokio::sync::mpsc;
+use transport::{Collective, CollectiveError, LocalCollective};
+
+use super::compute::Order;
+use super::fault::StepFault;
+use super::follower::follow;
+use super::gauge::Gauge;
+use super::group::LeadingGroup;
+use super::leader::{Inbox, Leader};
+use super::model::StepModel;
+use super::submission::{Reply, SUBMISSIONS_MAX, Submission};
+use crate::engine::EngineLimits;
+
+/// Longest wait of any test.
+pub(super) const DEADLINE: Duration = Duration::from_secs(60);
+
+impl LeadingGroup for LocalCollective {
+    fn idle<F: Future>(&mut self, command: F) -> Result<F::Output, CollectiveError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        Ok(runtime.block_on(command))
+    }
+}
+
+/// A model whose next token is the last one plus one; with a peer's vote, so that every rank takes part in each step.
+#[derive(Default)]
+pub(super) struct Counting {
+    /// Gives NaN after this token.
+    pub(super) poison: Option<u32>,
+    /// Panics in this step.
+    pub(super) dies_in: Option<u64>,
+}
+
+pub(super) const COUNTING_VOCAB: u32 = 64;
+
+impl StepModel for Counting {
+    fn step(&mut self, group: &mut dyn Group, plan: &StepPlan) -> Result<Option<Logits>, StepError> {
+        assert_ne!(Some(plan.step), self.dies_in, "this rank dies as the test asks");
+        let world = usize::from(group.world_size().get());
+        group.all_gather(&vec![1; world], &[1.0], &mut vec![0.0; world])?;
+        let vocab = COUNTING_VOCAB as usize;
+        let mut rows = Vec::new();
+        for seq in plan.seqs.iter().filter(|s| s.wants_logits) {
+            let last = *seq.tokens.last().expect("a sequence brings a token");
+            let mut row = vec![0.0; vocab];
+            row[(last as usize + 1) % vocab] = if self.poison == Some(last) { f32::NAN } else { 1.0 };
+            rows.extend(row);
+        }
+        Ok((group.rank().0 == 0).then_some(Logits { rows, vocab }))
+    }
+}
+
+/// The replica and the ends that its control thread and front would hold.
+pub(super) struct Rig {
+    pub(super) orders: mpsc::Sender<Order>,
+    pub(super) gauge: Arc<Gauge>,
+    submissions: mpsc::Sender<Submission>,
+    context_tokens: u32,
+    leader: JoinHandle<Result<(), StepFault>>,
+    followers: Vec<JoinHandle<Result<(), StepFault>>>,
+    next_request: u8,
+}
+
+impl Rig {
+    /// Starts one thread a model, in rank order.
+    pub(super) fn start<M: StepModel + Send + 'static>(models: Vec<M>, limits: EngineLimits) -> Self {
+        let world = WorldSize::new(u16::try_from(models.len()).expect("few")).expect("a world size");
+        let (orders, orders_rx) = mpsc::channel(8);
+        let (submissions, submissions_rx) = mpsc::channel(SUBMISSIONS_MAX);
+        let gauge = Arc::new(Gauge::default());
+        let mut ranks = LocalCollective::group(world).into_iter().zip(models);
+        let (group, model) = ranks.next().expect("a rank 0");
+        let inbox = Inbox { orders: orders_rx, submissions: submissions_rx };
+        let (context_tokens, leader_gauge) = (limits.context_tokens(), gauge.clone());
+        let leader = std::thread::spawn(move || Leader::new(group, model, limits, inbox, leader_gauge).run());
+        let follower = |(mut group, mut model): (LocalCollective, M)| {
+            std::thread::spawn(move || {
+                group.set_step_timeout(DEADLINE);
+                follow(&mut group, &mut model, &Gauge::default())
+            })
+        };
+        let followers = ranks.map(follower).collect();
+        Self { orders, gauge, submissions, context_tokens, leader, followers, next_request: 0 }
+    }
+
+    pub(super) fn submit(&mut self, prompt: &[u32], resume: &[u32], sampling: SamplingParams) -> Stream {
+        self.next_request += 1;
+        let request = GenerateRequest {
+            request_id: RequestId::from_bytes([self.next_request; 16]),
+            replica: ReplicaId(1),
+            prompt_ids: prompt.to_vec(),
+            resume: resume.to_vec(),
+            sampling,
+            deadline_ms: 60_000,
+        };
+        let (submission, replies) = Submission::new(request, self.context_tokens);
+        self.submissions.blocking_send(submission).expect("the step loop runs");
+        Stream(replies)
+    }
+
+    /// Drains and joins every rank.
+    pub(super) fn drain(self) {
+        self.orders.blocking_send(Order::Drain).expect("the step loop runs");
+        self.leader.join().expect("no panic").expect("drained");
+        for follower in self.followers {
+            follower.join().expect("no panic").expect("told that nothing follows");
+        }
+    }
+
+    /// Joins rank 0 alone.
+    pub(super) fn join_leader(self) -> Result<(), StepFault> {
+        self.leader.join().expect("no panic")
+    }
+
+    /// Waits until the engine is empty, and says how many blocks are in use then.
+    pub(super) fn settle(&self) -> u32 {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            let load = self.gauge.load();
+            if load.running + load.waiting == 0 {
+                return load.kv_blocks_used;
+            }
+            assert!(Instant::now() < until, "sequences are left: {load:?}");
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// One request's replies.
+pub(super) struct Stream(pub(super) mpsc::Receiver<Reply>);
+
+impl Stream {
+    pub(super) fn next(&mut self) -> Reply {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let next = async { tokio::time::timeout(DEADLINE, self.0.recv()).await };
+        runtime.block_on(next).expect("a reply in time").expect("a reply that ends the request")
+    }
+
+    /// All tokens, up to a finish.
+    pub(super) fn finish(mut self) -> (Vec<u32>, FinishReason) {
+        let mut ids = Vec::new();
+        loop {
+            match self.next() {
+                Reply::Token(token) => ids.push(token.id),
+                Reply::Finished(reason) => return (ids, reason),
+                other => panic!("after {ids:?}: {other:?}"),
+            }
+        }
+    }
+}
