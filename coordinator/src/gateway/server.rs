@@ -102,7 +102,7 @@ impl Gateway {
         let draining = stop.child_token();
         let bundles = Arc::new(Bundles::default());
         let tasks = TaskTracker::new();
-        tasks.spawn(bundles.clone().follow(view.clone(), stop.clone()));
+        tasks.spawn(bundles.clone().follow(view.clone(), draining.clone()));
         let app = Arc::new(App {
             view,
             bundles,

@@ -179,7 +179,8 @@ mod tests {
         env.add_filter("tojson", tojson);
         let value: serde_json::Value = serde_json::from_str(json).unwrap();
         let source = format!("{{{{ x | {call} }}}}");
-        env.render_str(&source, minijinja::context! { x => minijinja::Value::from(minijinja::value::Serde(value)) }).unwrap()
+        env.render_str(&source, minijinja::context! { x => minijinja::Value::from(minijinja::value::Serde(value)) })
+            .unwrap()
     }
 
     /// Expectations are what CPython 3.11 prints.

@@ -3,14 +3,12 @@
 //! The oracle's renderings are Hugging Face's own and are held where the oracle lies beside the checkout. The templates
 //! in `fixtures/templates` are this project's; their renderings below were made by Jinja2 3.1 with transformers' settings.
 
-mod gateway_support;
-
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::files::oracle;
 use coordinator::gateway::template::{ChatTemplate, Conversation, TemplateError, TemplateSource};
 use coordinator::gateway::tokenize::TextTokenizer;
-use gateway_support::oracle;
 use serde_json::{Map, Value, json};
 
 fn clock() -> SystemTime {
@@ -59,11 +57,11 @@ fn the_oracles_conversations_render_and_encode_as_hugging_face_does() {
 
 #[test]
 fn our_own_templates_render_as_jinja2_does() {
-    let cases: Value = serde_json::from_str(include_str!("fixtures/templates/rendered.json")).unwrap();
+    let cases: Value = serde_json::from_str(include_str!("../fixtures/templates/rendered.json")).unwrap();
     for case in cases.as_array().unwrap() {
         let template = of_text(match case["template"].as_str().unwrap() {
-            "dense" => include_str!("fixtures/templates/dense.jinja"),
-            "thinking" => include_str!("fixtures/templates/thinking.jinja"),
+            "dense" => include_str!("../fixtures/templates/dense.jinja"),
+            "thinking" => include_str!("../fixtures/templates/thinking.jinja"),
             inline => inline,
         });
         let generate = case["add_generation_prompt"].as_bool().unwrap();
@@ -109,15 +107,17 @@ fn long_conversations_have_fuel_enough() {
     let role = |i: usize| if i % 2 == 0 { "user" } else { "assistant" };
     let turn = |i: usize| json!({"role": role(i), "content": "好 ".repeat(1000)});
     let messages = Value::Array((0..2000).map(turn).collect());
-    for text in [include_str!("fixtures/templates/dense.jinja"), include_str!("fixtures/templates/thinking.jinja")] {
+    for text in
+        [include_str!("../fixtures/templates/dense.jinja"), include_str!("../fixtures/templates/thinking.jinja")]
+    {
         assert!(render(&of_text(text), &messages, &json!({}), true).unwrap().len() > 2000 * 3000);
     }
 }
 
 #[test]
 fn who_reads_parts_is_found_out() {
-    let dense = of_text(include_str!("fixtures/templates/dense.jinja"));
-    let thinking = of_text(include_str!("fixtures/templates/thinking.jinja"));
+    let dense = of_text(include_str!("../fixtures/templates/dense.jinja"));
+    let thinking = of_text(include_str!("../fixtures/templates/thinking.jinja"));
     let mixed = of_text(
         "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}{% else %}{% for p in m.content %}{{ p.text }}\
          {% endfor %}{% endif %}{% endfor %}",

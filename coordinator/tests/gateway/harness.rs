@@ -1,0 +1,136 @@
+//! A gateway over a scripted replica, and ways to ask it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use coordinator::GatewayLimits;
+use coordinator::gateway::dispatch::DispatchError;
+use coordinator::gateway::{Gateway, GatewayConfig};
+use coordinator::view::{ClusterView, ReadyReplica, ServedDeployment};
+use http_body_util::Full;
+use hyper::Request;
+use hyper::body::Bytes;
+use protocol::plan::RankAddr;
+use protocol::{DeploymentSpec, Dtype, Epoch, Generation, ModelRecord, NodeId, Rank, ReplicaId, WorldSize};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::{Open, Told, soon};
+use crate::files::{config_json, write_model};
+use crate::scripted::{Scripted, Seen, Step};
+
+/// A gateway and what it stands on.
+pub struct Harness {
+    pub gateway: Gateway,
+    pub view: watch::Sender<Arc<ClusterView>>,
+    pub seen: Seen,
+    pub dir: TempDir,
+}
+
+/// Longest context of the tiny model's replicas, tokens.
+pub const CONTEXT: u32 = 256;
+
+impl Harness {
+    /// One ready replica that answers every request by `steps`.
+    pub async fn playing(steps: Vec<Step>) -> Self {
+        Self::with(vec![Ok(steps)], 1, GatewayLimits::default()).await
+    }
+
+    /// Ready, with so many replicas; each dispatch takes the next script.
+    pub async fn with(scripts: Vec<Result<Vec<Step>, DispatchError>>, replicas: u64, limits: GatewayLimits) -> Self {
+        let harness = Self::unready(scripts, limits).await;
+        harness.serve(replicas);
+        harness.until_ready().await;
+        harness
+    }
+
+    /// No state applied yet.
+    pub async fn unready(scripts: Vec<Result<Vec<Step>, DispatchError>>, limits: GatewayLimits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        write_model(dir.path());
+        let (view, receiver) = watch::channel(Arc::new(ClusterView::default()));
+        let (scripted, seen) = Scripted::new(scripts);
+        let config = GatewayConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), limits };
+        let gateway = Gateway::start_over(config, receiver, scripted, CancellationToken::new()).await.unwrap();
+        Self { gateway, view, seen, dir }
+    }
+
+    /// Publishes the tiny model's deployment with so many ready replicas.
+    pub fn serve(&self, replicas: u64) {
+        let deployment = Arc::new(deployment(self.dir.path().to_str().unwrap(), replicas));
+        self.view.send_replace(Arc::new(ClusterView { applied_index: 7, leader: None, deployments: vec![deployment] }));
+    }
+
+    /// Waits until the model's files are read.
+    pub async fn until_ready(&self) {
+        soon(async {
+            while self.get("/health/ready").await.status != 200 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    pub async fn get(&self, path: &str) -> Told {
+        self.send(Request::get(path).header("host", "test").body(Full::default()).unwrap()).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Told {
+        self.open(path, body).await.told().await
+    }
+
+    pub async fn chat(&self, body: &Value) -> Told {
+        self.post("/v1/chat/completions", body).await
+    }
+
+    /// A response as soon as its head is there.
+    pub async fn open(&self, path: &str, body: &Value) -> Open {
+        Open::start(self.gateway.addr(), post(path, body.to_string())).await
+    }
+
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Told {
+        Open::start(self.gateway.addr(), request).await.told().await
+    }
+}
+
+/// A POST of JSON.
+pub fn post(path: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+    let request = Request::post(path).header("host", "test").header("content-type", "application/json");
+    request.body(Full::new(body.into())).unwrap()
+}
+
+/// The tiny model's deployment.
+pub fn deployment(dir: &str, replicas: u64) -> ServedDeployment {
+    let model = ModelRecord {
+        name: "tiny".to_owned(),
+        digest: "0123456789abcdef".to_owned(),
+        dir: dir.to_owned(),
+        config_json: config_json(),
+        stored_f32: false,
+        weight_bytes: 1,
+    };
+    let spec = DeploymentSpec {
+        name: "main".to_owned(),
+        generation: Generation(1),
+        model,
+        served_names: vec!["tiny".to_owned(), "org/alias".to_owned()],
+        tp: WorldSize::ONE,
+        replicas: 1,
+        dtype: Dtype::F32,
+        threads_per_worker: 1,
+        kv_tokens: None,
+        context_tokens: None,
+        max_seqs: 4,
+        step_tokens: 64,
+    };
+    let addr = SocketAddr::from(([127, 0, 0, 1], 1));
+    let ready = |n| ReadyReplica {
+        replica: ReplicaId(n),
+        epoch: Epoch(3),
+        context_tokens: CONTEXT,
+        leader: RankAddr::new(Rank(0), NodeId::new("node-1").unwrap(), addr, addr),
+    };
+    ServedDeployment { spec, replicas: (1..=replicas).map(ready).collect() }
+}

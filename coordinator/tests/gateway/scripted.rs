@@ -1,0 +1,117 @@
+//! A replica that plays a list of events instead of a model.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use async_trait::async_trait;
+use coordinator::gateway::dispatch::{Dispatch, DispatchError, Events};
+use coordinator::view::ReadyReplica;
+use protocol::ReplicaId;
+use protocol::generate::{FinishReason, GenerateEvent, GenerateRequest, TokenLogprobs, TokenOutput};
+use tokio::sync::{mpsc, watch};
+
+/// One thing that happens on a replica's stream.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// An event arrives.
+    Event(GenerateEvent),
+    /// The stream breaks.
+    Break(DispatchError),
+    /// Nothing happens any more.
+    Hang,
+}
+
+/// Tokens, all in one event.
+pub fn tokens(ids: &[u32]) -> Step {
+    Step::Event(GenerateEvent::Tokens(ids.iter().map(|id| TokenOutput { id: *id, logprobs: None }).collect()))
+}
+
+/// One token with logprobs.
+pub fn scored(id: u32, chosen: f32, top: &[(u32, f32)]) -> Step {
+    let logprobs = Some(TokenLogprobs { chosen, top: top.to_vec() });
+    Step::Event(GenerateEvent::Tokens(vec![TokenOutput { id, logprobs }]))
+}
+
+pub fn stop() -> Step {
+    Step::Event(GenerateEvent::Finished(FinishReason::Stop))
+}
+
+pub fn length() -> Step {
+    Step::Event(GenerateEvent::Finished(FinishReason::Length))
+}
+
+/// What every request is answered by: the front script, or the last one again and again.
+#[derive(Debug)]
+pub struct Scripted {
+    scripts: Mutex<VecDeque<Result<Vec<Step>, DispatchError>>>,
+    requests: mpsc::Sender<(ReplicaId, GenerateRequest)>,
+    cancelled: watch::Sender<usize>,
+}
+
+/// What the replica saw.
+pub struct Seen {
+    pub requests: mpsc::Receiver<(ReplicaId, GenerateRequest)>,
+    /// How many streams were dropped before their end.
+    pub cancelled: watch::Receiver<usize>,
+}
+
+impl Scripted {
+    pub fn new(scripts: Vec<Result<Vec<Step>, DispatchError>>) -> (Arc<Self>, Seen) {
+        let (requests, seen_requests) = mpsc::channel(1024);
+        let (cancelled, seen_cancelled) = watch::channel(0);
+        let scripted = Self { scripts: Mutex::new(scripts.into()), requests, cancelled };
+        (Arc::new(scripted), Seen { requests: seen_requests, cancelled: seen_cancelled })
+    }
+}
+
+#[async_trait]
+impl Dispatch for Scripted {
+    async fn open(
+        &self,
+        replica: &ReadyReplica,
+        request: &GenerateRequest,
+        _: Instant,
+    ) -> Result<Box<dyn Events>, DispatchError> {
+        self.requests.try_send((replica.replica, request.clone())).expect("the test has room for it");
+        let script = {
+            let mut scripts = self.scripts.lock().unwrap();
+            if scripts.len() > 1 { scripts.pop_front() } else { scripts.front().cloned() }
+        };
+        let steps = script.expect("a script")?;
+        Ok(Box::new(Playing { steps: steps.into(), cancelled: Some(self.cancelled.clone()) }))
+    }
+}
+
+struct Playing {
+    steps: VecDeque<Step>,
+    /// Gone once the stream has ended by itself.
+    cancelled: Option<watch::Sender<usize>>,
+}
+
+#[async_trait]
+impl Events for Playing {
+    async fn next(&mut self, _: Instant) -> Result<GenerateEvent, DispatchError> {
+        match self.steps.pop_front() {
+            Some(Step::Event(event)) => {
+                if matches!(event, GenerateEvent::Finished(_) | GenerateEvent::Failed { .. }) {
+                    self.cancelled = None;
+                }
+                Ok(event)
+            }
+            Some(Step::Break(error)) => {
+                self.cancelled = None;
+                Err(error)
+            }
+            Some(Step::Hang) | None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Playing {
+    fn drop(&mut self) {
+        if let Some(cancelled) = &self.cancelled {
+            cancelled.send_modify(|n| *n += 1);
+        }
+    }
+}
