@@ -3,12 +3,18 @@
 //! Not here: tensors (it knows plans, not weights), and how a rank computes. Invariant: the control plane and the
 //! gateway touch through one value only, [`view::ClusterView`].
 
+mod admin;
 pub mod config;
 mod coordinator;
 pub mod gateway;
-mod raft;
-mod state;
+mod internal;
+mod lease;
+mod publish;
+pub mod raft;
+mod reconcile;
+pub mod state;
 pub mod view;
 
+pub use admin::AdminError;
 pub use config::{CoordinatorConfig, DeploymentSeed, GatewayLimits, LeaseTimings, MemberAddrs, RaftTimings};
 pub use coordinator::{Coordinator, StartError};

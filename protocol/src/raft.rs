@@ -19,6 +19,8 @@ pub enum RaftCall {
     Propose,
     /// A linearizable read's index, asked of the leader.
     ReadIndex,
+    /// What the leader has heard of the workers, for the admin listings of a follower.
+    Heard,
 }
 
 /// Coordinator to coordinator.

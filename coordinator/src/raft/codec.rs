@@ -51,7 +51,7 @@ pub enum CodecError {
 }
 
 /// The record of `value`.
-pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     let payload = bincode::serde::encode_to_vec(value, config())
         .expect("records are plain data: no maps of unknown length, no I/O, nothing that can fail");
     let mut out = Vec::with_capacity(HEADER_BYTES + payload.len());
@@ -65,7 +65,7 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 ///
 /// # Errors
 /// [`CodecError`]: what is wrong with the bytes.
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     let (header, payload) =
         bytes.split_first_chunk::<HEADER_BYTES>().ok_or(CodecError::Short { found: bytes.len() })?;
     let [version, crc @ ..] = *header;

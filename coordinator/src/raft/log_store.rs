@@ -68,7 +68,7 @@ pub enum LogError {
 
 /// The log store; clones share one file.
 #[derive(Debug, Clone)]
-pub struct LogStore {
+pub(super) struct LogStore {
     db: Arc<Database>,
     path: Arc<PathBuf>,
 }
@@ -78,7 +78,7 @@ impl LogStore {
     ///
     /// # Errors
     /// [`LogError`]: the file or the record that is wrong, and what to do.
-    pub fn open(dir: &Path) -> Result<Self, LogError> {
+    pub(super) fn open(dir: &Path) -> Result<Self, LogError> {
         let path = dir.join(FILE);
         let file = |source: redb::Error| LogError::File { path: path.clone(), source: Box::new(source) };
         let mut builder = Database::builder();

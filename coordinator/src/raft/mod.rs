@@ -4,13 +4,24 @@
 //! type leaves this module.
 
 pub(crate) mod codec;
+mod consensus;
+mod error;
+mod links;
 mod log_store;
+mod network;
+mod server;
 mod snapshot;
+mod state_dir;
 mod state_machine;
 #[cfg(test)]
 mod suite;
 mod type_config;
 
+pub use codec::CodecError;
+pub use consensus::{Consensus, ConsensusConfig, ConsensusError, Leadership};
+pub use error::{ProposeError, ReadError};
+pub use links::certificate_name;
 pub use log_store::LogError;
 pub use snapshot::SnapshotError;
+pub use state_dir::{StateDir, StateDirError};
 pub use state_machine::AppliedState;

@@ -27,7 +27,7 @@ pub struct AppliedState {
 
 /// The state machine; clones share one state.
 #[derive(Debug, Clone)]
-pub struct StateMachine {
+pub(super) struct StateMachine {
     dir: Arc<PathBuf>,
     inner: Arc<Mutex<Inner>>,
     published: Arc<watch::Sender<AppliedState>>,
@@ -48,7 +48,7 @@ impl StateMachine {
     ///
     /// # Errors
     /// [`SnapshotError`]: a snapshot that cannot be read, and what to do.
-    pub fn open(dir: &Path) -> Result<Self, SnapshotError> {
+    pub(super) fn open(dir: &Path) -> Result<Self, SnapshotError> {
         let mut inner = Inner::default();
         if let Some(stored) = snapshot::load(dir)? {
             let damaged = |source| SnapshotError::Damaged { path: dir.join("snapshot"), source };
@@ -61,7 +61,7 @@ impl StateMachine {
 
     /// The applied state, always the newest.
     #[must_use]
-    pub fn subscribe(&self) -> watch::Receiver<AppliedState> {
+    pub(super) fn subscribe(&self) -> watch::Receiver<AppliedState> {
         self.published.subscribe()
     }
 

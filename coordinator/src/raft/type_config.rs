@@ -10,7 +10,7 @@ use crate::state::{Applied, Command, Refused};
 
 openraft::declare_raft_types!(
     /// Ours.
-    pub TypeConfig:
+    pub(super) TypeConfig:
         D = Command,
         R = Outcome,
         NodeId = u64,
@@ -21,7 +21,7 @@ openraft::declare_raft_types!(
 
 /// What became of one log entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Outcome {
+pub(super) enum Outcome {
     /// An entry of Raft's own: nothing to say.
     Internal,
     /// A command.
@@ -30,7 +30,7 @@ pub enum Outcome {
 
 /// A coordinator's addresses as the membership has them, as text: ip:port.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
+pub(super) struct Member {
     /// QUIC.
     pub internal: String,
     /// HTTPS for admins.

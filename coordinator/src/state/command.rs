@@ -79,7 +79,7 @@ pub enum DeploymentCommand {
 /// About a replica.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReplicaCommand {
-    /// A new replica without a group. The generation must be the present one, with fewer replicas of it than wanted.
+    /// A new replica without a group. The generation must be the present one, with fewer replicas that run it than wanted.
     Create {
         /// Of which deployment.
         deployment: String,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// One full sharded copy of a model version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replica {
-    /// What it was created to run, of the generation that it was created for.
+    /// What it runs, of the generation that it was created for.
     pub spec: DeploymentSpec,
     /// Epoch of its last or present group; 0 before the first.
     pub epoch: Epoch,
@@ -25,6 +25,15 @@ impl Replica {
             Phase::Forming { plan } | Phase::Ready { plan, .. } | Phase::Draining { plan, .. } => Some(plan),
             Phase::Waiting { .. } | Phase::Failed { .. } => None,
         }
+    }
+
+    /// Whether its groups are what `spec` wants: nothing but the generation, the number of replicas and the served
+    /// names may differ.
+    #[must_use]
+    pub fn runs(&self, spec: &DeploymentSpec) -> bool {
+        let (generation, replicas) = (spec.generation, spec.replicas);
+        let served_names = spec.served_names.clone();
+        DeploymentSpec { generation, replicas, served_names, ..self.spec.clone() } == *spec
     }
 
     /// Whether the group that exists now has a rank on `node`.

@@ -43,7 +43,7 @@ pub(super) fn apply(state: &mut ClusterState, command: ReplicaCommand) -> Result
 
 fn create(state: &mut ClusterState, name: &str, generation: Generation) -> Result<Applied, Refused> {
     let spec = deployment::find(state, name, generation)?.spec.clone();
-    let have = state.replicas_of(name).filter(|(_, r)| r.spec.generation == generation).count();
+    let have = state.replicas_of(name).filter(|(_, r)| r.runs(&spec)).count();
     if have >= usize::from(spec.replicas) {
         return Err(Refused::EnoughReplicas { name: name.to_owned(), wanted: spec.replicas });
     }

@@ -1,0 +1,123 @@
+//! The routes of the admin API.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, Query, Request, State};
+use axum::http::Uri;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use protocol::admin::Listing;
+use protocol::join::JoinRequest;
+use protocol::{Identity, Role};
+use serde::{Deserialize, Serialize};
+
+use super::error::CallFailed;
+use super::listings;
+use super::server::AdminParts;
+use crate::raft::AppliedState;
+use crate::reconcile::Heard;
+
+/// Largest body, bytes: a certificate signing request in JSON.
+const BODY_BYTES_MAX: usize = 64 << 10;
+/// How long one call may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a majority may take to confirm a read.
+const READ_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Who is at the other end; `None` without a certificate.
+#[derive(Debug, Clone)]
+pub(super) struct Caller(pub(super) Option<Identity>);
+
+pub(super) fn router(parts: Arc<AdminParts>) -> Router {
+    let for_admins = Router::new()
+        .route("/v1/nodes", get(nodes))
+        .route("/v1/members", get(members))
+        .route("/v1/deployments", get(deployments))
+        .layer(from_fn(admins_only));
+    Router::new()
+        .route("/v1/join", post(join))
+        .merge(for_admins)
+        .fallback(async |uri: Uri| CallFailed::NotFound(uri.path().chars().take(200).collect()))
+        .method_not_allowed_fallback(async || CallFailed::MethodNotAllowed)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn_with_state((), in_time))
+        .with_state(parts)
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(CALL_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => CallFailed::Timeout.into_response(),
+    }
+}
+
+async fn admins_only(Extension(caller): Extension<Caller>, request: Request, next: Next) -> Response {
+    match caller.0 {
+        Some(identity) if identity.role == Role::Admin => next.run(request).await,
+        _ => CallFailed::Unauthorized.into_response(),
+    }
+}
+
+/// How fresh an answer must be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Consistency {
+    /// As of now, wherever it was changed.
+    #[default]
+    Linearizable,
+    /// What this coordinator has.
+    Stale,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    #[serde(default)]
+    consistency: Consistency,
+}
+
+type ListArgs = Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>;
+
+/// Reads the state as asked for, and makes a listing of it.
+async fn list<T>(
+    parts: &AdminParts,
+    args: ListArgs,
+    items: impl FnOnce(&AppliedState, &Heard) -> Vec<T>,
+) -> Result<Json<Listing<T>>, CallFailed> {
+    let Query(query) = args.map_err(|e| CallFailed::BadRequest(e.body_text()))?;
+    let (state, consistency) = match query.consistency {
+        Consistency::Linearizable => (parts.consensus.read(READ_TIMEOUT).await?, "linearizable"),
+        Consistency::Stale => (parts.consensus.applied().borrow().clone(), "stale"),
+    };
+    let heard = parts.consensus.heard().await;
+    let items = items(&state, &heard);
+    Ok(Json(Listing { consistency: consistency.to_owned(), applied_index: state.index, items }))
+}
+
+async fn nodes(State(parts): State<Arc<AdminParts>>, args: ListArgs) -> impl IntoResponse {
+    list(&parts, args, |s, heard| listings::nodes(&s.state, heard)).await
+}
+
+async fn deployments(State(parts): State<Arc<AdminParts>>, args: ListArgs) -> impl IntoResponse {
+    list(&parts, args, |s, heard| listings::deployments(&s.state, heard)).await
+}
+
+async fn members(State(parts): State<Arc<AdminParts>>, args: ListArgs) -> impl IntoResponse {
+    let consensus = &parts.consensus;
+    list(&parts, args, |_, _| listings::members(&parts.members, consensus.id(), *consensus.leadership().borrow())).await
+}
+
+async fn join(
+    State(parts): State<Arc<AdminParts>>,
+    body: Result<Json<JoinRequest>, axum::extract::rejection::JsonRejection>,
+) -> Result<Response, CallFailed> {
+    let Json(request) = body.map_err(|e| match e.status().as_u16() {
+        413 => CallFailed::TooLarge(BODY_BYTES_MAX),
+        _ => CallFailed::BadRequest(e.body_text()),
+    })?;
+    let state = Arc::clone(&parts.consensus.applied().borrow().state);
+    Ok(Json(parts.joins.join(&request, &state)?).into_response())
+}

@@ -1,0 +1,381 @@
+//! The handle to this coordinator's Raft: propose, read, and know who leads.
+//!
+//! Not here: stores and network. Invariant: `propose` answers `Ok` only for a command that a majority has on disk and
+//! that was applied here or at the leader.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::error::{CheckIsLeaderError, ClientWriteError, ForwardToLeader, InitializeError, RaftError};
+use openraft::{ServerState, SnapshotPolicy};
+use protocol::raft::RaftCall;
+use protocol::{ClusterId, CoordinatorId, Term};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use transport::Endpoint;
+
+use super::codec;
+use super::error::{ProposeError, ReadError};
+use super::links::{LinkError, Links};
+use super::log_store::{LogError, LogStore};
+use super::network::Network;
+use super::server::FORWARDED_TIMEOUT;
+use super::snapshot::SnapshotError;
+use super::state_machine::{AppliedState, StateMachine};
+use super::type_config::{Member, NodeId, Outcome, Raft};
+use crate::config::{MemberAddrs, RaftTimings};
+use crate::reconcile::Heard;
+use crate::state::{Applied, Command};
+
+/// Entries between two snapshots: what bounds the log.
+const SNAPSHOT_ENTRIES: u64 = 512;
+/// Entries that are kept behind a snapshot, for followers that are a little late.
+const KEPT_ENTRIES: u64 = 256;
+/// How long a part of a snapshot may take to arrive and be installed, ms.
+const SNAPSHOT_TIMEOUT_MS: u64 = 5_000;
+/// Pause before a command goes to the next leader.
+const FORWARD_PAUSE: Duration = Duration::from_millis(20);
+
+/// Why Raft did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsensusError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The snapshot.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// Timings that contradict each other.
+    #[error("raft timings {timings:?} cannot work: {reason}")]
+    Timings {
+        /// As configured.
+        timings: RaftTimings,
+        /// What openraft says.
+        reason: String,
+    },
+    /// Raft itself.
+    #[error("raft cannot start from what is on disk: {reason}")]
+    Raft {
+        /// What openraft says.
+        reason: String,
+    },
+}
+
+/// Who leads, as this coordinator knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leadership {
+    /// The term.
+    pub term: Term,
+    /// The leader, where one is known.
+    pub leader: Option<CoordinatorId>,
+    /// Whether it is this coordinator, and a majority has confirmed that lately.
+    pub here: bool,
+}
+
+/// Where and with whom Raft runs.
+#[derive(Debug)]
+pub struct ConsensusConfig<'a> {
+    /// This coordinator.
+    pub id: CoordinatorId,
+    /// Every coordinator.
+    pub members: &'a [MemberAddrs],
+    /// Where log and snapshots are.
+    pub dir: &'a std::path::Path,
+    /// Its clock.
+    pub timings: RaftTimings,
+}
+
+/// This coordinator's Raft. Clones share it.
+#[derive(Clone)]
+pub struct Consensus {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: CoordinatorId,
+    cluster: ClusterId,
+    raft: Raft,
+    links: Arc<Links>,
+    applied: watch::Receiver<AppliedState>,
+    leadership: watch::Receiver<Leadership>,
+    /// What this coordinator has heard of workers while it led.
+    heard: watch::Sender<Arc<Heard>>,
+}
+
+impl Consensus {
+    /// Opens the stores, starts Raft and its helpers on `tasks`, and forms the cluster where there is none yet.
+    ///
+    /// # Errors
+    /// [`ConsensusError`]; nothing is left running but what `cancel` ends.
+    pub async fn start(
+        config: ConsensusConfig<'_>,
+        endpoint: &Endpoint,
+        tasks: &TaskTracker,
+        cancel: &CancellationToken,
+    ) -> Result<Self, ConsensusError> {
+        let raft_config = Arc::new(raft_config(config.timings)?);
+        let dir = config.dir.to_owned();
+        let open = move || Ok::<_, ConsensusError>((LogStore::open(&dir)?, StateMachine::open(&dir)?));
+        let (log, state_machine) =
+            tokio::task::spawn_blocking(open).await.expect("opening stores does not panic, and is never aborted")?;
+        let applied = state_machine.subscribe();
+        let links = Arc::new(Links::start(config.id, config.members, endpoint, tasks, cancel));
+        let raft = Raft::new(config.id.0, raft_config, Network(Arc::clone(&links)), log, state_machine)
+            .await
+            .map_err(|e| ConsensusError::Raft { reason: e.to_string() })?;
+        let (leadership_tx, leadership) = watch::channel(Leadership { term: Term(0), leader: None, here: false });
+        tasks.spawn(follow(raft.clone(), config.timings, leadership_tx, cancel.clone()));
+        tasks.spawn(initialize(raft.clone(), Arc::clone(&links), config.members.to_vec(), cancel.clone()));
+        let cluster = endpoint.identity().identity().cluster;
+        let heard = watch::Sender::default();
+        let inner = Inner { id: config.id, cluster, raft, links, applied, leadership, heard };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// This coordinator.
+    #[must_use]
+    pub fn id(&self) -> CoordinatorId {
+        self.inner.id
+    }
+
+    /// The cluster that it belongs to.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.inner.cluster
+    }
+
+    /// The state as applied here.
+    #[must_use]
+    pub fn applied(&self) -> watch::Receiver<AppliedState> {
+        self.inner.applied.clone()
+    }
+
+    /// Who leads.
+    #[must_use]
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.inner.leadership.clone()
+    }
+
+    pub(super) fn raft(&self) -> &Raft {
+        &self.inner.raft
+    }
+
+    /// Gets `command` agreed on, here or through the leader, within `timeout`.
+    ///
+    /// # Errors
+    /// [`ProposeError`].
+    pub async fn propose(&self, command: Command, timeout: Duration) -> Result<Applied, ProposeError> {
+        let started = Instant::now();
+        let until = started + timeout;
+        let mut leadership = self.leadership();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let waited_ms = started.elapsed().as_millis() as u64;
+            let known = leadership.wait_for(|l| l.leader.is_some());
+            let leader = match tokio::time::timeout(left, known).await {
+                Ok(Ok(l)) => l.leader.unwrap_or(self.inner.id),
+                Ok(Err(_)) => return Err(ProposeError::Stopped { reason: "shutting down".to_owned() }),
+                Err(_) => return Err(ProposeError::NoLeader { waited_ms }),
+            };
+            let answer = if leader == self.inner.id {
+                self.propose_here(command.clone(), left).await
+            } else {
+                self.propose_at(leader, &command, left).await
+            };
+            match answer {
+                Err(ProposeError::NotLeader { .. }) => tokio::time::sleep(FORWARD_PAUSE).await,
+                other => return other,
+            }
+        }
+    }
+
+    async fn propose_at(
+        &self,
+        leader: CoordinatorId,
+        command: &Command,
+        timeout: Duration,
+    ) -> Result<Applied, ProposeError> {
+        let waited_ms = timeout.as_millis() as u64;
+        match self.inner.links.call(leader, RaftCall::Propose, codec::encode(command), timeout).await {
+            Ok(body) => codec::decode(&body).unwrap_or(Err(ProposeError::Unknown { waited_ms })),
+            Err(LinkError::Down { .. }) => Err(ProposeError::NotLeader { leader: None }),
+            Err(LinkError::Call { .. }) => Err(ProposeError::Unknown { waited_ms }),
+        }
+    }
+
+    /// Gets `command` agreed on if this coordinator leads.
+    ///
+    /// # Errors
+    /// [`ProposeError`].
+    pub async fn propose_here(&self, command: Command, timeout: Duration) -> Result<Applied, ProposeError> {
+        let Ok(written) = tokio::time::timeout(timeout, self.inner.raft.client_write(command)).await else {
+            return Err(ProposeError::Unknown { waited_ms: timeout.as_millis() as u64 });
+        };
+        match written {
+            Ok(response) => match response.data {
+                Outcome::Command(outcome) => Ok(outcome?),
+                Outcome::Internal => Ok(Applied::Done),
+            },
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
+                Err(ProposeError::NotLeader { leader: leader_of(&to) })
+            }
+            Err(other) => Err(ProposeError::Stopped { reason: other.to_string() }),
+        }
+    }
+
+    /// The state as it was when this was called or later, wherever it was changed.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn read(&self, timeout: Duration) -> Result<AppliedState, ReadError> {
+        let until = Instant::now() + timeout;
+        let leader = self.inner.leadership.borrow().leader;
+        let index = match leader {
+            Some(leader) if leader != self.inner.id => self.read_index_at(leader, timeout).await?,
+            _ => self.read_index_here(timeout).await?,
+        };
+        let mut applied = self.applied();
+        let caught_up = tokio::time::timeout_at(until, applied.wait_for(|a| a.index >= index)).await;
+        match caught_up {
+            Ok(Ok(state)) => Ok(state.clone()),
+            Ok(Err(_)) => Err(ReadError::Stopped { reason: "shutting down".to_owned() }),
+            Err(_) => Err(ReadError::NoQuorum { waited_ms: timeout.as_millis() as u64 }),
+        }
+    }
+
+    async fn read_index_at(&self, leader: CoordinatorId, timeout: Duration) -> Result<u64, ReadError> {
+        let no_quorum = ReadError::NoQuorum { waited_ms: timeout.as_millis() as u64 };
+        match self.inner.links.call(leader, RaftCall::ReadIndex, Vec::new(), timeout).await {
+            Ok(body) => codec::decode(&body).unwrap_or(Err(no_quorum)),
+            Err(_) => Err(no_quorum),
+        }
+    }
+
+    /// The index up to which a read must have applied, if this coordinator leads and a majority confirms it.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn read_index_here(&self, timeout: Duration) -> Result<u64, ReadError> {
+        let no_quorum = ReadError::NoQuorum { waited_ms: timeout.as_millis() as u64 };
+        match tokio::time::timeout(timeout, self.inner.raft.get_read_log_id()).await {
+            Err(_) => Err(no_quorum),
+            Ok(Ok((read, _))) => Ok(read.map_or(0, |id| id.index)),
+            Ok(Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to)))) => {
+                Err(ReadError::NotLeader { leader: leader_of(&to) })
+            }
+            Ok(Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_)))) => Err(no_quorum),
+            Ok(Err(RaftError::Fatal(e))) => Err(ReadError::Stopped { reason: e.to_string() }),
+        }
+    }
+
+    /// Says what this coordinator, as the leader, has heard of workers.
+    pub(crate) fn publish_heard(&self, heard: Heard) {
+        self.inner.heard.send_replace(Arc::new(heard));
+    }
+
+    pub(super) fn heard_here(&self) -> Arc<Heard> {
+        Arc::clone(&self.inner.heard.borrow())
+    }
+
+    /// What the leader has heard of workers; nothing where it cannot be asked.
+    pub(crate) async fn heard(&self) -> Arc<Heard> {
+        let leader = self.inner.leadership.borrow().leader;
+        match leader {
+            Some(leader) if leader != self.inner.id => {
+                let asked = self.inner.links.call(leader, RaftCall::Heard, Vec::new(), FORWARDED_TIMEOUT).await;
+                asked.ok().and_then(|body| codec::decode(&body).ok()).map_or_else(Arc::default, Arc::new)
+            }
+            Some(_) => self.heard_here(),
+            None => Arc::default(),
+        }
+    }
+
+    /// Waits until Raft cannot go on (a failed disk), with the reason; for ever while it can. Cancel safe.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.inner.raft.metrics();
+        let stopped = metrics.wait_for(|m| m.running_state.is_err()).await;
+        match stopped.map(|m| m.running_state.clone()) {
+            Ok(Err(openraft::error::Fatal::Stopped)) | Ok(Ok(())) | Err(_) => std::future::pending().await,
+            Ok(Err(fatal)) => fatal.to_string(),
+        }
+    }
+
+    /// Ends Raft; what was acknowledged is on disk.
+    pub async fn shutdown(&self) {
+        if let Err(e) = self.inner.raft.shutdown().await {
+            tracing::error!(reason = %e, "raft did not end in order");
+        }
+    }
+}
+
+impl std::fmt::Debug for Consensus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Consensus(coordinator {}, {:?})", self.inner.id, *self.inner.leadership.borrow())
+    }
+}
+
+fn leader_of(to: &ForwardToLeader<NodeId, Member>) -> Option<CoordinatorId> {
+    to.leader_id.map(CoordinatorId)
+}
+
+fn raft_config(timings: RaftTimings) -> Result<openraft::Config, ConsensusError> {
+    let config = openraft::Config {
+        cluster_name: "shardglm".to_owned(),
+        heartbeat_interval: u64::from(timings.heartbeat_ms),
+        election_timeout_min: u64::from(timings.election_min_ms),
+        election_timeout_max: u64::from(timings.election_max_ms),
+        install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_ENTRIES),
+        max_in_snapshot_log_to_keep: KEPT_ENTRIES,
+        replication_lag_threshold: SNAPSHOT_ENTRIES * 2,
+        ..openraft::Config::default()
+    };
+    config.validate().map_err(|e| ConsensusError::Timings { timings, reason: e.to_string() })
+}
+
+/// Turns openraft's metrics into [`Leadership`].
+async fn follow(raft: Raft, timings: RaftTimings, leadership: watch::Sender<Leadership>, cancel: CancellationToken) {
+    let fresh_ms = u64::from(timings.election_max_ms) * 2;
+    let mut metrics = raft.metrics();
+    loop {
+        {
+            let m = metrics.borrow_and_update();
+            let now = Leadership {
+                term: Term(m.current_term),
+                leader: m.current_leader.map(CoordinatorId),
+                here: m.state == ServerState::Leader
+                    && m.current_leader == Some(m.id)
+                    && m.millis_since_quorum_ack.is_some_and(|ms| ms <= fresh_ms),
+            };
+            leadership.send_if_modified(|l| std::mem::replace(l, now) != now);
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = metrics.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Forms the cluster where the log is empty. Every member does so with the same members, once a majority is there to
+/// vote; whose election comes first leads.
+async fn initialize(raft: Raft, links: Arc<Links>, members: Vec<MemberAddrs>, cancel: CancellationToken) {
+    let majority_but_own = members.len() / 2;
+    tokio::select! {
+        () = cancel.cancelled() => return,
+        () = links.connected(majority_but_own) => {}
+    }
+    let text = |m: &MemberAddrs| Member {
+        internal: m.internal.to_string(),
+        admin: m.admin.to_string(),
+        public: m.public.to_string(),
+    };
+    let nodes: BTreeMap<_, _> = members.iter().map(|m| (m.id.0, text(m))).collect();
+    match raft.initialize(nodes).await {
+        Ok(()) => tracing::info!("cluster formed"),
+        Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+        Err(e) => tracing::error!(reason = %e, "cannot form the cluster"),
+    }
+}

@@ -1,0 +1,49 @@
+//! Answers the calls of other coordinators.
+//!
+//! Not here: who may call (the internal listener lets only coordinators through). A forwarded command is never
+//! forwarded again: two coordinators that each take the other for the leader must not play ball with it.
+
+use std::time::Duration;
+
+use protocol::frame::{Refusal, RefusalCode};
+use protocol::raft::{RaftCall, RaftRequest, RaftResponse};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::codec;
+use super::consensus::Consensus;
+
+/// How long a forwarded command or read may take here.
+pub(super) const FORWARDED_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Consensus {
+    /// The answer to one call.
+    ///
+    /// # Errors
+    /// A [`Refusal`]: a call of another cluster, or one that cannot be read.
+    pub async fn serve(&self, request: RaftRequest) -> Result<RaftResponse, Refusal> {
+        let own = self.cluster();
+        if request.cluster != own {
+            let detail = format!("this is cluster {own}, the call is of cluster {}", request.cluster);
+            return Err(Refusal { code: RefusalCode::Forbidden, detail });
+        }
+        let body = &request.body;
+        let body = match request.call {
+            RaftCall::AppendEntries => answer(&self.raft().append_entries(read(body)?).await),
+            RaftCall::Vote => answer(&self.raft().vote(read(body)?).await),
+            RaftCall::InstallSnapshot => answer(&self.raft().install_snapshot(read(body)?).await),
+            RaftCall::Propose => answer(&self.propose_here(read(body)?, FORWARDED_TIMEOUT).await),
+            RaftCall::ReadIndex => answer(&self.read_index_here(FORWARDED_TIMEOUT).await),
+            RaftCall::Heard => answer(&*self.heard_here()),
+        };
+        Ok(RaftResponse { body })
+    }
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    codec::decode(body).map_err(|e| Refusal { code: RefusalCode::BadRequest, detail: e.to_string() })
+}
+
+fn answer<T: Serialize>(value: &T) -> Vec<u8> {
+    codec::encode(value)
+}

@@ -1,0 +1,24 @@
+//! When the planner must look again although nothing happens.
+
+use std::time::Instant;
+
+use super::observed::Observed;
+use super::planner::{DRAIN_MAX, FLEET_SETTLE, FORMING_STALL, backoff};
+use crate::state::{ClusterState, Phase};
+
+/// The next moment after `now` at which time alone changes what [`super::planner::plan`] says.
+pub(super) fn next(state: &ClusterState, observed: &Observed, now: Instant) -> Option<Instant> {
+    let leases = state.nodes.iter().filter(|(_, r)| r.is_alive());
+    let leases = leases.filter_map(|(n, _)| observed.nodes.get(n)).map(|s| s.lease_until);
+    let groups = state.replicas.iter().filter_map(|(id, replica)| {
+        let group = observed.groups.get(&(*id, replica.epoch))?;
+        match replica.phase {
+            Phase::Waiting { .. } => Some(group.since + backoff(replica.failed_formings)),
+            Phase::Forming { .. } => Some(group.progress + FORMING_STALL),
+            Phase::Draining { .. } => Some(group.since + DRAIN_MAX),
+            Phase::Ready { .. } | Phase::Failed { .. } => None,
+        }
+    });
+    let fleet = observed.fleet_grew.map(|at| at + FLEET_SETTLE);
+    leases.chain(groups).chain(fleet).filter(|at| *at > now).min()
+}

@@ -1,0 +1,132 @@
+//! What the leader has seen in its term: the nodes' reports, their leases, and how far each group's ranks came.
+//!
+//! Not here: what follows from it. Nothing of this is replicated; a new leader starts with none of it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use protocol::lease::{NodeReport, WorkerPhase, WorkerStatus};
+use protocol::plan::RankAddr;
+use protocol::{Epoch, NodeId, Rank, ReplicaId};
+use serde::{Deserialize, Serialize};
+
+use crate::state::ClusterState;
+
+/// Which group: a replica and its epoch.
+pub(super) type GroupId = (ReplicaId, Epoch);
+
+/// What was seen, and when.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Observed {
+    pub(super) nodes: BTreeMap<NodeId, Sighting>,
+    pub(super) groups: BTreeMap<GroupId, Group>,
+    /// When a node was last heard for the first time in this term.
+    pub(super) fleet_grew: Option<Instant>,
+}
+
+/// A node as last seen.
+#[derive(Debug, Clone)]
+pub(super) struct Sighting {
+    /// When its lease runs out.
+    pub(super) lease_until: Instant,
+    /// Its last report; `None` where it is known from the state only.
+    pub(super) report: Option<NodeReport>,
+}
+
+/// A replica's present group as last seen.
+#[derive(Debug, Clone)]
+pub(super) struct Group {
+    /// The replica's phase, by name.
+    pub(super) phase: &'static str,
+    /// Since when this leader has seen it in that phase.
+    pub(super) since: Instant,
+    /// When one of its ranks last came further.
+    pub(super) progress: Instant,
+    pub(super) ranks: BTreeMap<Rank, RankSeen>,
+}
+
+/// A rank as last seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RankSeen {
+    pub(super) node: NodeId,
+    pub(super) phase: WorkerPhase,
+    /// Where it listens; remembered from when it was Loaded.
+    pub(super) addr: Option<RankAddr>,
+    /// It was in an earlier report of its node, and is not in the last.
+    pub(super) vanished: bool,
+}
+
+impl Observed {
+    /// At the start of a term: every node that the state has alive gets `grace` to be heard.
+    pub(super) fn new(state: &ClusterState, now: Instant, grace: Duration) -> Self {
+        let alive = state.nodes.iter().filter(|(_, r)| r.is_alive());
+        let sighting = Sighting { lease_until: now + grace, report: None };
+        let mut observed =
+            Self { nodes: alive.map(|(n, _)| (n.clone(), sighting.clone())).collect(), ..Self::default() };
+        observed.follow(state, now);
+        observed
+    }
+
+    /// Takes a report in: the node's lease runs for `lease` from now.
+    pub(super) fn report(&mut self, report: NodeReport, now: Instant, lease: Duration) {
+        if self.nodes.get(&report.node).is_none_or(|s| s.report.is_none()) {
+            self.fleet_grew = Some(now);
+        }
+        for (id, group) in &mut self.groups {
+            group.report(*id, &report, now);
+        }
+        let sighting = Sighting { lease_until: now + lease, report: Some(report.clone()) };
+        self.nodes.insert(report.node, sighting);
+    }
+
+    /// Follows the state: groups that are no more are forgotten, and changes of phase get their time.
+    pub(super) fn follow(&mut self, state: &ClusterState, now: Instant) {
+        self.groups.retain(|(id, epoch), _| state.replicas.get(id).is_some_and(|r| r.epoch == *epoch));
+        for (id, replica) in &state.replicas {
+            let phase = replica.phase.name();
+            let fresh = || Group { phase, since: now, progress: now, ranks: BTreeMap::new() };
+            let group = self.groups.entry((*id, replica.epoch)).or_insert_with(fresh);
+            if group.phase != phase {
+                (group.phase, group.since, group.progress) = (phase, now, now);
+            }
+        }
+    }
+
+    /// What every node last said of its workers.
+    pub(super) fn heard(&self) -> Heard {
+        let reports = self.nodes.values().filter_map(|s| s.report.as_ref());
+        Heard { workers: reports.map(|r| (r.node.clone(), r.workers.clone())).collect() }
+    }
+
+    /// The rank as seen on the node that the plan puts it on.
+    pub(super) fn rank(&self, group: GroupId, rank: Rank, node: &NodeId) -> Option<&RankSeen> {
+        self.groups.get(&group)?.ranks.get(&rank).filter(|seen| seen.node == *node)
+    }
+}
+
+impl Group {
+    fn report(&mut self, (replica, epoch): GroupId, report: &NodeReport, now: Instant) {
+        for seen in self.ranks.values_mut().filter(|seen| seen.node == report.node) {
+            seen.vanished = true;
+        }
+        for worker in report.workers.iter().filter(|w| w.replica == replica && w.epoch == epoch) {
+            let addr = match &worker.phase {
+                WorkerPhase::Loaded { addr, .. } => Some(addr.clone()),
+                _ => self.ranks.get(&worker.rank).and_then(|r| r.addr.clone()),
+            };
+            let (node, phase) = (report.node.clone(), worker.phase.clone());
+            let seen = RankSeen { node, phase, addr, vanished: false };
+            let before = self.ranks.insert(worker.rank, seen);
+            if before.is_none_or(|b| b.phase != worker.phase) {
+                self.progress = now;
+            }
+        }
+    }
+}
+
+/// What a leader has heard of workers, for the admin listings of every coordinator.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Heard {
+    /// By node, as last reported.
+    pub workers: BTreeMap<NodeId, Vec<WorkerStatus>>,
+}
