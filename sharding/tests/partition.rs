@@ -121,7 +121,7 @@ fn a_world_of_three_cuts_8_heads_and_13696_columns() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
 
     #[test]
     fn any_shares_of_any_model(

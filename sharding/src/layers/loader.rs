@@ -12,7 +12,7 @@ use protocol::{Dtype, RankCut};
 
 use super::LoadError;
 use crate::checkpoint::{SliceRows, StoredDtype, Weights};
-use crate::partition::{Cut, TensorSlice, slices};
+use crate::partition::{Cut, Rule, TensorSlice, slices};
 use crate::spec::ModelSpec;
 
 /// One rank's view of a checkpoint while its layers load.
@@ -47,7 +47,9 @@ impl<'a> Loader<'a> {
         let slices: HashMap<_, _> = slices(spec, cut).into_iter().map(|s| (s.name.clone(), s)).collect();
         let bytes = |s: &TensorSlice| {
             let dtype = weights.checkpoint().tensor(&s.name).and_then(|t| t.dtype.bytes());
-            s.elements() * dtype.unwrap_or(0)
+            // A tied LM head reads the embedding once more.
+            let times = if spec.tie_word_embeddings && s.rule == Rule::Vocabulary { 2 } else { 1 };
+            s.elements() * dtype.unwrap_or(0) * times
         };
         let total = slices.values().map(bytes).sum();
         Self { weights, slices, dtype, total, held: 0, progress }
