@@ -17,7 +17,7 @@ const WORK_PER_ELEMENT: usize = 32;
 pub fn silu_mul(pool: &Pool, gate_up: &[f32], width: usize, y: &mut [f32]) -> Result<(), KernelError> {
     let tokens = y.len().checked_div(width).unwrap_or(0);
     expect_len("silu_mul", "y", y.len(), &[tokens, width])?;
-    expect_len("silu_mul", "gate_up", gate_up.len(), &[tokens, 2 * width])?;
+    expect_len("silu_mul", "gate_up", gate_up.len(), &[tokens, width.saturating_mul(2)])?;
     let out = Disjoint::new(y);
     let pieces = pool.pieces((tokens * width * WORK_PER_ELEMENT) as u64).min(tokens.max(1));
     pool.run(pieces, |piece| {

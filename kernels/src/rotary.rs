@@ -27,7 +27,7 @@ pub fn rotary(
         return Err(KernelError::RotaryDims { rot, head_dim });
     }
     let pairs = rot / 2;
-    let row = heads * head_dim;
+    let row = heads.saturating_mul(head_dim);
     if row == 0 {
         return expect_len("rotary", "x", x.len(), &[0, heads, head_dim]);
     }

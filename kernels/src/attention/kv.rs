@@ -35,18 +35,23 @@ pub struct KvLayer {
 }
 
 impl KvLayer {
-    /// A cache of `blocks` blocks of [`BLOCK_TOKENS`] slots, zeroed.
+    /// A cache of `blocks` blocks of [`BLOCK_TOKENS`] slots, zeroed: all of its memory is taken now, not when it fills.
+    ///
+    /// # Panics
+    /// As [`Vec`], when there is no such amount of memory.
     #[must_use]
     pub fn new(blocks: usize, kv_heads: usize, head_dim: usize) -> Self {
-        let keys = vec![F32x16::ZERO; blocks * kv_heads * head_dim];
-        let values = vec![F32x16::ZERO; blocks * kv_heads * head_dim.div_ceil(LANES) * LANES];
+        let heads = blocks.saturating_mul(kv_heads);
+        let keys = vec![F32x16::ZERO; heads.saturating_mul(head_dim)];
+        let values = vec![F32x16::ZERO; heads.saturating_mul(head_dim.next_multiple_of(LANES))];
         Self { blocks, kv_heads, head_dim, keys, values }
     }
 
     /// Bytes that a cache of this shape holds.
     #[must_use]
     pub fn bytes_for(blocks: usize, kv_heads: usize, head_dim: usize) -> usize {
-        blocks * kv_heads * (head_dim + head_dim.div_ceil(LANES) * LANES) * size_of::<F32x16>()
+        let per_head = head_dim.saturating_add(head_dim.next_multiple_of(LANES)).saturating_mul(size_of::<F32x16>());
+        blocks.saturating_mul(kv_heads).saturating_mul(per_head)
     }
 
     /// Blocks in the cache.

@@ -29,7 +29,7 @@ impl Panels {
         weight_type: WeightType,
         mut fill: impl FnMut(usize, &mut [f32]),
     ) -> Self {
-        let lanes = out.div_ceil(LANES) * in_features;
+        let lanes = out.div_ceil(LANES).saturating_mul(in_features);
         let mut row = vec![0.0; in_features];
         match weight_type {
             WeightType::F32 => {
