@@ -113,7 +113,7 @@ fn rounds<C: Collective>(c: &mut C, tree: &ReductionTree, widths: &[usize]) -> V
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn quic_and_threads_give_the_same_bits(
         world in 2u16..=4,

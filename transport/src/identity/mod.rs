@@ -8,6 +8,8 @@ mod files;
 mod join_key;
 mod node_identity;
 mod read;
+#[cfg(test)]
+mod tests;
 
 pub use ca::{CaError, ClusterCa, IssuedCert};
 pub use files::FileError;
