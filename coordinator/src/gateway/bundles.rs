@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::ModelRecord;
 use tokio::sync::watch;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::bundle::Bundle;
 use crate::view::ClusterView;
 
-/// How long files that could not be used are left alone, unless the view changes.
+/// How long files that could not be used are left alone.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// How far one model version is.
@@ -27,8 +27,8 @@ pub(super) enum BundleState {
     Loading,
     /// Usable.
     Loaded(Arc<Bundle>),
-    /// Not usable, and why in one line.
-    Failed(Arc<str>),
+    /// Not usable, why in one line, and since when.
+    Failed(Arc<str>, Instant),
 }
 
 /// Which model version: files of the same digest may still lie elsewhere.
@@ -61,7 +61,11 @@ impl Bundles {
             view.deployments.iter().map(|d| (key(&d.spec.model), &d.spec.model)).collect();
         let mut states = self.states.write().unwrap_or_else(PoisonError::into_inner);
         states.retain(|k, _| wanted.contains_key(k));
-        let missing = |k: &Key| !matches!(states.get(k), Some(BundleState::Loaded(_)));
+        let missing = |k: &Key| match states.get(k) {
+            None | Some(BundleState::Loading) => true,
+            Some(BundleState::Loaded(_)) => false,
+            Some(BundleState::Failed(_, since)) => since.elapsed() >= RETRY,
+        };
         wanted.into_iter().filter(|(k, _)| missing(k)).map(|(_, model)| model.clone()).collect()
     }
 
@@ -90,7 +94,7 @@ impl Bundles {
 
     fn any_failed(&self) -> bool {
         let states = self.states.read().unwrap_or_else(PoisonError::into_inner);
-        states.values().any(|s| matches!(s, BundleState::Failed(_)))
+        states.values().any(|s| matches!(s, BundleState::Failed(..)))
     }
 }
 
@@ -103,11 +107,11 @@ async fn load(model: ModelRecord) -> BundleState {
         }
         Ok(Err(e)) => {
             tracing::error!(model = %name, error = %e, "the model's files cannot be used");
-            BundleState::Failed(e.to_string().into())
+            BundleState::Failed(e.to_string().into(), Instant::now())
         }
         Err(e) => {
             tracing::error!(model = %name, error = %e, "reading the model's files failed");
-            BundleState::Failed("reading the files failed inside".into())
+            BundleState::Failed("reading the files failed inside".into(), Instant::now())
         }
     }
 }

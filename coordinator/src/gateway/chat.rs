@@ -15,7 +15,7 @@ use super::generation::Generation;
 use super::state::App;
 use super::template::Conversation;
 use super::validate::{Endpoint, Options, ValidRequest, encode};
-use super::{body, conversation, reply, sse};
+use super::{conversation, reply, sse};
 
 /// The handler.
 pub(super) async fn handle(
@@ -24,8 +24,7 @@ pub(super) async fn handle(
     request: Request,
 ) -> Result<Response, ApiError> {
     let admitted = Instant::now();
-    let permit = app.admit()?;
-    let body = body::read(request.into_body(), app.limits.body_bytes_max).await?;
+    let (permit, body) = app.take_in(request.into_body()).await?;
     let valid = app.off_runtime(move |app| prepare(app, &body)).await?;
     let stream = valid.style.stream;
     let generation = Generation::start(app, id, valid, permit, admitted).await?;

@@ -6,9 +6,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use protocol::ReplicaId;
-use protocol::RequestId;
 use protocol::generate::{GenerateEvent, GenerateRequest};
+use protocol::{ReplicaId, RequestId};
 
 use super::admission::Permit;
 use super::dispatch::{DispatchError, Events};
@@ -209,10 +208,9 @@ async fn bounded<T>(
                 tracing::debug!(%reason, "replica is busy");
                 Err(ApiError::ReplicaFull)
             }
-            Ok(Err(e @ (DispatchError::Unreachable { .. } | DispatchError::Lost { .. }))) => {
-                Err(ApiError::ReplicaLost { reason: e.to_string() })
-            }
-            Ok(Err(e @ DispatchError::Refused { .. })) => Err(ApiError::ReplicaFailed { reason: e.to_string() }),
+            Ok(Err(e @ DispatchError::Unreachable { .. })) => Err(ApiError::ReplicaLost { reason: e.to_string() }),
+            Ok(Err(DispatchError::Lost { reason })) => Err(ApiError::ReplicaLost { reason }),
+            Ok(Err(DispatchError::Refused { reason })) => Err(ApiError::ReplicaFailed { reason }),
         },
     }
 }

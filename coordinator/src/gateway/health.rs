@@ -67,7 +67,7 @@ fn missing(app: &App, deployment: &ServedDeployment) -> Vec<String> {
     match app.bundles.get(&deployment.spec.model) {
         BundleState::Loaded(_) => {}
         BundleState::Loading => reasons.push(format!("deployment `{name}`: its tokenizer is loading")),
-        BundleState::Failed(reason) => reasons.push(format!("deployment `{name}`: {reason}")),
+        BundleState::Failed(reason, _) => reasons.push(format!("deployment `{name}`: {reason}")),
     }
     reasons
 }

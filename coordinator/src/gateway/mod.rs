@@ -35,6 +35,7 @@ mod state;
 mod style;
 pub mod template;
 pub mod tokenize;
+mod unstalled;
 mod unsupported;
 mod validate;
 

@@ -73,7 +73,7 @@ fn context_of(app: &App, deployment: &ServedDeployment) -> Option<u32> {
     context_tokens(deployment).or(deployment.spec.context_tokens).or_else(|| {
         match app.bundles.get(&deployment.spec.model) {
             BundleState::Loaded(bundle) => Some(bundle.context_tokens),
-            BundleState::Loading | BundleState::Failed(_) => None,
+            BundleState::Loading | BundleState::Failed(..) => None,
         }
     })
 }

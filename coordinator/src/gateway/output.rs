@@ -151,3 +151,93 @@ impl Output {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Ids of the table below.
+    const STOP: u32 = 6;
+
+    fn pieces() -> Arc<Pieces> {
+        let table: [(&[u8], bool); 8] = [
+            (b"a", false),
+            (b"b", false),
+            (b"ab", false),
+            (b"\xe5\xa5", false),
+            (b"\xbd", false),
+            (b"\xff", false),
+            (b"</answer>", false),
+            (b"<|user|>", true),
+        ];
+        Arc::new(Pieces::for_tests(&table))
+    }
+
+    fn token(id: u32) -> TokenOutput {
+        TokenOutput { id, logprobs: None }
+    }
+
+    /// Text, ids with their offsets, and the end, of an output whose tokens came in these events.
+    fn run(rules: &OutputRules, events: &[&[u32]], end: FinishReason) -> (String, Vec<(u32, usize)>, Option<Finish>) {
+        let mut output = Output::new(pieces(), rules.clone());
+        let (mut text, mut ids) = (String::new(), Vec::new());
+        let deltas = events.iter().map(|ids| Some(ids.to_vec())).chain([None]);
+        for event in deltas {
+            let delta = match event {
+                Some(ids) => output.push(ids.into_iter().map(token).collect()),
+                None => output.finish(end),
+            };
+            text.push_str(&delta.text);
+            ids.extend(delta.tokens.iter().map(|t| (t.token.id, t.offset)));
+            if delta.finish.is_some() {
+                assert_eq!(output.tokens(), ids.len());
+                return (text, ids, delta.finish);
+            }
+        }
+        (text, ids, None)
+    }
+
+    #[test]
+    fn the_stop_tokens_text_waits_for_what_follows() {
+        let rules = OutputRules { stop_ids: vec![STOP], ..OutputRules::default() };
+        let stopped = run(&rules, &[&[0, STOP]], FinishReason::Stop);
+        assert_eq!(stopped, ("a".to_owned(), vec![(0, 0), (STOP, 1)], Some(Finish::StopId(None))));
+        // Too early to stop, says the replica, so it is text.
+        let went_on = run(&rules, &[&[0, STOP], &[1]], FinishReason::Length);
+        assert_eq!(went_on, ("a</answer>b".to_owned(), vec![(0, 0), (STOP, 1), (1, 10)], Some(Finish::Length)));
+    }
+
+    #[test]
+    fn bytes_that_never_become_a_character_are_told_in_the_end() {
+        let rules = OutputRules::default();
+        assert_eq!(run(&rules, &[&[3], &[4]], FinishReason::Length).0, "好");
+        assert_eq!(run(&rules, &[&[3]], FinishReason::Length).0, "\u{fffd}");
+        assert_eq!(run(&rules, &[&[3, 0, 5]], FinishReason::Length).0, "\u{fffd}a\u{fffd}");
+    }
+
+    proptest! {
+        #[test]
+        fn how_tokens_come_in_events_does_not_matter(
+            ids in prop::collection::vec(0u32..8, 1..24),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+            stop in prop::collection::vec("[ab好]{1,3}", 0..3),
+            (include_stop, skip_special, stops, min_tokens) in (any::<bool>(), any::<bool>(), any::<bool>(), 0u32..4),
+        ) {
+            let stop_ids = vec![STOP, 7];
+            let rules = OutputRules { stop, stop_ids, own_stop_ids: vec![7], include_stop, skip_special, min_tokens };
+            let end = if stops { FinishReason::Stop } else { FinishReason::Length };
+            let mut at: Vec<usize> = cuts.iter().map(|c| c.index(ids.len())).chain([0, ids.len()]).collect();
+            at.sort_unstable();
+            let cut: Vec<&[u32]> = at.windows(2).map(|w| &ids[w[0]..w[1]]).collect();
+            let single: Vec<&[u32]> = ids.chunks(1).collect();
+            let one_by_one = run(&rules, &single, end);
+            prop_assert_eq!(&run(&rules, &cut, end), &one_by_one);
+            prop_assert_eq!(&run(&rules, &[&ids], end), &one_by_one);
+            if min_tokens == 0 && !include_stop {
+                prop_assert!(rules.stop.iter().all(|s| !one_by_one.0.contains(s.as_str())));
+            }
+        }
+    }
+}

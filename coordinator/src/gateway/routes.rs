@@ -8,7 +8,7 @@ use axum::routing::{get, post};
 
 use super::errors::{ApiError, quote};
 use super::state::App;
-use super::{chat, completions, health, models, request_id};
+use super::{body, chat, completions, health, models, request_id};
 
 /// Every route of the public endpoint. The API stands under `/v1` and, for GLM's own clients, under `/api/paas/v4`.
 pub(super) fn router(app: Arc<App>) -> Router {
@@ -30,7 +30,9 @@ pub(super) fn router(app: Arc<App>) -> Router {
 }
 
 async fn unknown_route(request: Request) -> ApiError {
-    ApiError::UnknownRoute { method: request.method().to_string(), path: quote(request.uri().path()) }
+    let error = ApiError::UnknownRoute { method: request.method().to_string(), path: quote(request.uri().path()) };
+    body::discard(request.into_body()).await;
+    error
 }
 
 async fn method_not_allowed(request: Request) -> ApiError {

@@ -22,6 +22,7 @@ use super::quic::QuicDispatch;
 use super::route::Routes;
 use super::routes;
 use super::state::{App, unix_now};
+use super::unstalled::Unstalled;
 use crate::config::GatewayLimits;
 use crate::view::ClusterView;
 
@@ -210,7 +211,7 @@ impl Server {
                 tracing::debug!(%error, "cannot set TCP_NODELAY");
             }
             let service = TowerToHyperService::new(router);
-            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            let connection = builder.serve_connection(TokioIo::new(Unstalled::new(stream)), service);
             tokio::pin!(connection);
             let idle_too_long = async {
                 tokio::select! {

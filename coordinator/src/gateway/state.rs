@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use axum::body::{Body, Bytes};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admission, Permit};
+use super::body;
 use super::bundle::Bundle;
 use super::bundles::{BundleState, Bundles};
 use super::dispatch::Dispatch;
@@ -53,15 +55,20 @@ impl Target {
 }
 
 impl App {
-    /// A place for one more request.
+    /// A place for one more request, and its body.
     ///
     /// # Errors
-    /// [`ApiError::ShuttingDown`], [`ApiError::TooManyRequests`].
-    pub(super) fn admit(&self) -> Result<Permit, ApiError> {
-        if self.draining.is_cancelled() {
-            return Err(ApiError::ShuttingDown);
+    /// [`ApiError::ShuttingDown`], [`ApiError::TooManyRequests`], and those of [`body::read`].
+    pub(super) async fn take_in(&self, body: Body) -> Result<(Permit, Bytes), ApiError> {
+        let draining = self.draining.is_cancelled();
+        let admitted = if draining { Err(ApiError::ShuttingDown) } else { self.admission.admit() };
+        match admitted {
+            Ok(permit) => Ok((permit, body::read(body, self.limits.body_bytes_max).await?)),
+            Err(error) => {
+                body::discard(body).await;
+                Err(error)
+            }
         }
-        self.admission.admit()
     }
 
     /// Runs work that would hold up the runtime: parsing, rendering and encoding of what may be megabytes. As many at a
@@ -93,7 +100,7 @@ impl App {
         let bundle = match self.bundles.get(&deployment.spec.model) {
             BundleState::Loaded(bundle) => bundle,
             BundleState::Loading => return Err(ApiError::ModelLoading { model }),
-            BundleState::Failed(reason) => return Err(ApiError::ModelBroken { model, reason: reason.to_string() }),
+            BundleState::Failed(reason, _) => return Err(ApiError::ModelBroken { model, reason: reason.to_string() }),
         };
         let Some(context_tokens) = context_tokens(&deployment) else { return Err(ApiError::NoReplica { model }) };
         Ok(Target { model, deployment, bundle, context_tokens })

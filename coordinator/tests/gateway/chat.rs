@@ -11,14 +11,14 @@ fn hi() -> Value {
 }
 
 /// `hi` with further fields.
-pub fn hi_with(more: Value) -> Value {
+pub(crate) fn hi_with(more: Value) -> Value {
     let mut body = hi();
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     body
 }
 
 /// The ids of `hi` by the tiny model's template.
-pub fn hi_ids() -> Vec<u32> {
+pub(crate) fn hi_ids() -> Vec<u32> {
     [vec![USER], ids("hi"), vec![ASSISTANT]].concat()
 }
 

@@ -12,16 +12,16 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 /// Longest that any wait of a test takes.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits, but not for ever.
-pub async fn soon<T>(wait: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(wait: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, wait).await.expect("it should have happened by now")
 }
 
 /// A response that is still being told; dropping it closes its connection.
-pub struct Open {
-    pub response: Response<Incoming>,
+pub(crate) struct Open {
+    pub(crate) response: Response<Incoming>,
     connection: JoinHandle<()>,
 }
 
@@ -33,19 +33,19 @@ impl Drop for Open {
 
 /// A response that has been told.
 #[derive(Debug)]
-pub struct Told {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: String,
+pub(crate) struct Told {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
 }
 
 impl Told {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.body))
     }
 
     /// The error object of a failure, checked for its form.
-    pub fn error(&self) -> Value {
+    pub(crate) fn error(&self) -> Value {
         let object = self.json();
         assert_eq!(object.as_object().unwrap().len(), 1, "{object}");
         let error = object["error"].clone();
@@ -57,14 +57,14 @@ impl Told {
     }
 
     /// The data of every event of a stream.
-    pub fn events(&self) -> Vec<String> {
+    pub(crate) fn events(&self) -> Vec<String> {
         assert!(self.headers["content-type"].to_str().unwrap().starts_with("text/event-stream"), "{self:?}");
         let events = self.body.split("\n\n").filter(|e| !e.is_empty());
         events.map(|e| e.strip_prefix("data: ").expect("an event with data").to_owned()).collect()
     }
 
     /// The chunks of a stream that ended well.
-    pub fn chunks(&self) -> Vec<Value> {
+    pub(crate) fn chunks(&self) -> Vec<Value> {
         let mut events = self.events();
         assert_eq!(events.pop().as_deref(), Some("[DONE]"), "{}", self.body);
         events.iter().map(|e| serde_json::from_str(e).unwrap()).collect()
@@ -72,7 +72,7 @@ impl Told {
 }
 
 impl Open {
-    pub async fn start(addr: SocketAddr, request: Request<Full<Bytes>>) -> Self {
+    pub(crate) async fn start(addr: SocketAddr, request: Request<Full<Bytes>>) -> Self {
         let stream = TcpStream::connect(addr).await.unwrap();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         let connection = tokio::spawn(async move { drop(connection.await) });
@@ -81,13 +81,13 @@ impl Open {
     }
 
     /// The data of the next event.
-    pub async fn event(&mut self) -> Option<String> {
+    pub(crate) async fn event(&mut self) -> Option<String> {
         let frame = soon(self.response.body_mut().frame()).await?.unwrap();
         let text = String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap();
         Some(text.strip_prefix("data: ").unwrap().strip_suffix("\n\n").unwrap().to_owned())
     }
 
-    pub async fn told(mut self) -> Told {
+    pub(crate) async fn told(mut self) -> Told {
         let body = soon(self.response.body_mut().collect()).await.unwrap().to_bytes();
         let body = String::from_utf8(body.to_vec()).unwrap();
         Told { status: self.response.status(), headers: self.response.headers().clone(), body }
@@ -95,7 +95,7 @@ impl Open {
 }
 
 /// Over HTTP/2 without TLS.
-pub async fn h2c(addr: SocketAddr, request: Request<Full<Bytes>>) -> Told {
+pub(crate) async fn h2c(addr: SocketAddr, request: Request<Full<Bytes>>) -> Told {
     let stream = TcpStream::connect(addr).await.unwrap();
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();

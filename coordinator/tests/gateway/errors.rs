@@ -275,3 +275,13 @@ async fn failures_before_the_first_token_are_told_by_status() {
         assert_eq!(told.status.as_u16(), if elsewhere { 200 } else { status }, "{script:?}");
     }
 }
+
+#[tokio::test]
+async fn a_client_that_still_sends_sees_the_refusal() {
+    let limits = GatewayLimits { body_bytes_max: 1000, ..GatewayLimits::default() };
+    let h = Harness::with(vec![Ok(vec![length()])], 1, limits).await;
+    let large = "x".repeat(8 << 20);
+    let told = h.send(post("/v1/chat/completions", large.clone())).await;
+    assert_eq!((told.status.as_u16(), told.error()["code"].as_str()), (413, Some("request_too_large")));
+    assert_eq!(h.send(post("/v1/nothing", large)).await.error()["code"], "unknown_url");
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 /// The folder of Hugging Face's own results, where it lies beside the checkout.
-pub fn oracle() -> Option<PathBuf> {
+pub(crate) fn oracle() -> Option<PathBuf> {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/oracle");
     if !dir.is_dir() {
         eprintln!("SKIPPED: {} is not there", dir.display());
@@ -14,22 +14,32 @@ pub fn oracle() -> Option<PathBuf> {
     Some(dir)
 }
 
+/// The checkpoints and results that the project carries.
+pub(crate) fn fixtures() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
+}
+
+/// A JSON file.
+pub(crate) fn read_json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).unwrap()
+}
+
 /// The model that the project carries.
-pub fn nano() -> PathBuf {
+pub(crate) fn nano() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models/autoglm-nano")
 }
 
 /// Ids of the tiny model's special tokens; ids below 256 are bytes.
-pub const END: u32 = 256;
-pub const USER: u32 = 257;
-pub const ASSISTANT: u32 = 258;
+pub(crate) const END: u32 = 256;
+pub(crate) const USER: u32 = 257;
+pub(crate) const ASSISTANT: u32 = 258;
 /// An added token that is not special.
-pub const ANSWER: u32 = 259;
+pub(crate) const ANSWER: u32 = 259;
 /// Rows of its LM head: more than its tokenizer has ids.
-pub const VOCAB: u32 = 272;
+pub(crate) const VOCAB: u32 = 272;
 
 /// Writes a model directory whose tokenizer has one token a byte, so that a test can cut text anywhere.
-pub fn write_model(dir: &Path) {
+pub(crate) fn write_model(dir: &Path) {
     let write = |name: &str, value: Value| std::fs::write(dir.join(name), value.to_string()).unwrap();
     write("tokenizer.json", tokenizer_json());
     write("generation_config.json", json!({"do_sample": false, "eos_token_id": [END, USER]}));
@@ -67,7 +77,7 @@ fn byte_char(byte: u8) -> char {
 }
 
 /// A `config.json` with the tiny model's vocabulary.
-pub fn config_json() -> String {
+pub(crate) fn config_json() -> String {
     json!({
         "architectures": ["Glm4ForCausalLM"], "model_type": "glm4", "vocab_size": VOCAB, "hidden_size": 64,
         "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -79,6 +89,6 @@ pub fn config_json() -> String {
 }
 
 /// The token of each byte of a text.
-pub fn ids(text: &str) -> Vec<u32> {
+pub(crate) fn ids(text: &str) -> Vec<u32> {
     text.bytes().map(u32::from).collect()
 }

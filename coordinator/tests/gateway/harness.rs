@@ -22,24 +22,28 @@ use crate::files::{config_json, write_model};
 use crate::scripted::{Scripted, Seen, Step};
 
 /// A gateway and what it stands on.
-pub struct Harness {
-    pub gateway: Gateway,
-    pub view: watch::Sender<Arc<ClusterView>>,
-    pub seen: Seen,
-    pub dir: TempDir,
+pub(crate) struct Harness {
+    pub(crate) gateway: Gateway,
+    pub(crate) view: watch::Sender<Arc<ClusterView>>,
+    pub(crate) seen: Seen,
+    pub(crate) dir: TempDir,
 }
 
 /// Longest context of the tiny model's replicas, tokens.
-pub const CONTEXT: u32 = 256;
+pub(crate) const CONTEXT: u32 = 256;
 
 impl Harness {
     /// One ready replica that answers every request by `steps`.
-    pub async fn playing(steps: Vec<Step>) -> Self {
+    pub(crate) async fn playing(steps: Vec<Step>) -> Self {
         Self::with(vec![Ok(steps)], 1, GatewayLimits::default()).await
     }
 
     /// Ready, with so many replicas; each dispatch takes the next script.
-    pub async fn with(scripts: Vec<Result<Vec<Step>, DispatchError>>, replicas: u64, limits: GatewayLimits) -> Self {
+    pub(crate) async fn with(
+        scripts: Vec<Result<Vec<Step>, DispatchError>>,
+        replicas: u64,
+        limits: GatewayLimits,
+    ) -> Self {
         let harness = Self::unready(scripts, limits).await;
         harness.serve(replicas);
         harness.until_ready().await;
@@ -47,7 +51,7 @@ impl Harness {
     }
 
     /// No state applied yet.
-    pub async fn unready(scripts: Vec<Result<Vec<Step>, DispatchError>>, limits: GatewayLimits) -> Self {
+    pub(crate) async fn unready(scripts: Vec<Result<Vec<Step>, DispatchError>>, limits: GatewayLimits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         write_model(dir.path());
         let (view, receiver) = watch::channel(Arc::new(ClusterView::default()));
@@ -58,13 +62,13 @@ impl Harness {
     }
 
     /// Publishes the tiny model's deployment with so many ready replicas.
-    pub fn serve(&self, replicas: u64) {
+    pub(crate) fn serve(&self, replicas: u64) {
         let deployment = Arc::new(deployment(self.dir.path().to_str().unwrap(), replicas));
         self.view.send_replace(Arc::new(ClusterView { applied_index: 7, leader: None, deployments: vec![deployment] }));
     }
 
     /// Waits until the model's files are read.
-    pub async fn until_ready(&self) {
+    pub(crate) async fn until_ready(&self) {
         soon(async {
             while self.get("/health/ready").await.status != 200 {
                 tokio::task::yield_now().await;
@@ -73,36 +77,36 @@ impl Harness {
         .await;
     }
 
-    pub async fn get(&self, path: &str) -> Told {
+    pub(crate) async fn get(&self, path: &str) -> Told {
         self.send(Request::get(path).header("host", "test").body(Full::default()).unwrap()).await
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> Told {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Told {
         self.open(path, body).await.told().await
     }
 
-    pub async fn chat(&self, body: &Value) -> Told {
+    pub(crate) async fn chat(&self, body: &Value) -> Told {
         self.post("/v1/chat/completions", body).await
     }
 
     /// A response as soon as its head is there.
-    pub async fn open(&self, path: &str, body: &Value) -> Open {
+    pub(crate) async fn open(&self, path: &str, body: &Value) -> Open {
         Open::start(self.gateway.addr(), post(path, body.to_string())).await
     }
 
-    pub async fn send(&self, request: Request<Full<Bytes>>) -> Told {
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Told {
         Open::start(self.gateway.addr(), request).await.told().await
     }
 }
 
 /// A POST of JSON.
-pub fn post(path: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+pub(crate) fn post(path: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
     let request = Request::post(path).header("host", "test").header("content-type", "application/json");
     request.body(Full::new(body.into())).unwrap()
 }
 
 /// The tiny model's deployment.
-pub fn deployment(dir: &str, replicas: u64) -> ServedDeployment {
+pub(crate) fn deployment(dir: &str, replicas: u64) -> ServedDeployment {
     let model = ModelRecord {
         name: "tiny".to_owned(),
         digest: "0123456789abcdef".to_owned(),

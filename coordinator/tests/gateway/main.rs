@@ -1,4 +1,5 @@
 //! The gateway from the outside: HTTP against a scripted replica, and its text handling against Hugging Face's results.
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod chat;
 mod client;
@@ -7,6 +8,7 @@ mod errors;
 mod files;
 mod harness;
 mod lifecycle;
+mod quic;
 mod scripted;
 mod stream;
 mod template;

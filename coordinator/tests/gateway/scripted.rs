@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 /// One thing that happens on a replica's stream.
 #[derive(Debug, Clone)]
-pub enum Step {
+pub(crate) enum Step {
     /// An event arrives.
     Event(GenerateEvent),
     /// The stream breaks.
@@ -23,41 +23,41 @@ pub enum Step {
 }
 
 /// Tokens, all in one event.
-pub fn tokens(ids: &[u32]) -> Step {
+pub(crate) fn tokens(ids: &[u32]) -> Step {
     Step::Event(GenerateEvent::Tokens(ids.iter().map(|id| TokenOutput { id: *id, logprobs: None }).collect()))
 }
 
 /// One token with logprobs.
-pub fn scored(id: u32, chosen: f32, top: &[(u32, f32)]) -> Step {
+pub(crate) fn scored(id: u32, chosen: f32, top: &[(u32, f32)]) -> Step {
     let logprobs = Some(TokenLogprobs { chosen, top: top.to_vec() });
     Step::Event(GenerateEvent::Tokens(vec![TokenOutput { id, logprobs }]))
 }
 
-pub fn stop() -> Step {
+pub(crate) fn stop() -> Step {
     Step::Event(GenerateEvent::Finished(FinishReason::Stop))
 }
 
-pub fn length() -> Step {
+pub(crate) fn length() -> Step {
     Step::Event(GenerateEvent::Finished(FinishReason::Length))
 }
 
 /// What every request is answered by: the front script, or the last one again and again.
 #[derive(Debug)]
-pub struct Scripted {
+pub(crate) struct Scripted {
     scripts: Mutex<VecDeque<Result<Vec<Step>, DispatchError>>>,
     requests: mpsc::Sender<(ReplicaId, GenerateRequest)>,
     cancelled: watch::Sender<usize>,
 }
 
 /// What the replica saw.
-pub struct Seen {
-    pub requests: mpsc::Receiver<(ReplicaId, GenerateRequest)>,
+pub(crate) struct Seen {
+    pub(crate) requests: mpsc::Receiver<(ReplicaId, GenerateRequest)>,
     /// How many streams were dropped before their end.
-    pub cancelled: watch::Receiver<usize>,
+    pub(crate) cancelled: watch::Receiver<usize>,
 }
 
 impl Scripted {
-    pub fn new(scripts: Vec<Result<Vec<Step>, DispatchError>>) -> (Arc<Self>, Seen) {
+    pub(crate) fn new(scripts: Vec<Result<Vec<Step>, DispatchError>>) -> (Arc<Self>, Seen) {
         let (requests, seen_requests) = mpsc::channel(1024);
         let (cancelled, seen_cancelled) = watch::channel(0);
         let scripted = Self { scripts: Mutex::new(scripts.into()), requests, cancelled };

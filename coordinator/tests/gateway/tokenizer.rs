@@ -1,13 +1,15 @@
 //! Text to ids and back, against Hugging Face's results and the `tokenizers` crate.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use coordinator::gateway::template::{ChatTemplate, Conversation, TemplateSource};
 use coordinator::gateway::tokenize::{Detokenizer, TextTokenizer};
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::Map;
 use tokenizers::Tokenizer;
 
-use crate::files::{VOCAB, nano, oracle, write_model};
+use crate::files::{VOCAB, fixtures, nano, oracle, read_json, write_model};
 
 fn decode(tokenizer: &TextTokenizer, ids: &[u32], skip_special: bool) -> String {
     let mut detokenizer = Detokenizer::new(tokenizer.pieces().clone(), skip_special);
@@ -18,22 +20,54 @@ fn decode(tokenizer: &TextTokenizer, ids: &[u32], skip_special: bool) -> String 
 }
 
 #[test]
-fn the_oracles_texts_encode_and_decode_as_hugging_face_does() {
-    let Some(oracle) = oracle() else { return };
-    for (golden, checkpoint) in [("glm0414", "tiny-glm4"), ("glm4v", "tiny-glm4v"), ("glm45", "tiny-glm4-moe")] {
-        let path = oracle.join("goldens/tokenizer").join(format!("{golden}.json"));
-        let golden: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-        let tokenizer =
-            TextTokenizer::load(&oracle.join("checkpoints").join(checkpoint).join("tokenizer.json")).unwrap();
+fn texts_encode_and_decode_as_hugging_face_does() {
+    let carried =
+        [("glm0414", "tiny-glm4"), ("glm4v", "tiny-glm4v")].map(|(golden, model)| (fixtures(), golden, model));
+    let beside = oracle().map(|dir| (dir, "glm45", "tiny-glm4-moe"));
+    for (dir, golden, checkpoint) in carried.into_iter().chain(beside) {
+        let golden = read_json(&dir.join("goldens/tokenizer").join(format!("{golden}.json")));
+        let tokenizer = TextTokenizer::load(&dir.join("checkpoints").join(checkpoint).join("tokenizer.json")).unwrap();
         for case in golden["encode"].as_array().unwrap() {
             let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
             assert_eq!(tokenizer.encode(case["text"].as_str().unwrap(), false).unwrap(), ids, "{case}");
             assert_eq!(decode(&tokenizer, &ids, false), case["decode"].as_str().unwrap(), "{case}");
             assert_eq!(decode(&tokenizer, &ids, true), case["decode_skip_special"].as_str().unwrap(), "{case}");
         }
+        for case in golden["chat"].as_array().unwrap() {
+            let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+            assert_eq!(tokenizer.encode(case["rendered"].as_str().unwrap(), false).unwrap(), ids, "{}", case["name"]);
+        }
         let padded = u32::try_from(golden["model_vocab_size"].as_u64().unwrap()).unwrap() - 1;
         assert_eq!(decode(&tokenizer, &[padded], false), "");
     }
+}
+
+#[test]
+fn nanos_conversations_render_encode_and_decode_as_hugging_face_does() {
+    let goldens = read_json(&fixtures().join("autoglm-nano-goldens/goldens_plain.json"));
+    let tokenizer = TextTokenizer::load(&nano().join("tokenizer.json")).unwrap();
+    let source = TemplateSource::find(&nano()).unwrap().unwrap();
+    let template = ChatTemplate::new(source, SystemTime::now).unwrap();
+    let (mut prompts, mut answers) = (0, 0);
+    for case in goldens["conversations"].as_array().unwrap() {
+        for output in case["outputs"].as_object().unwrap().values() {
+            let ids: Vec<u32> = serde_json::from_value(output["ids"].clone()).unwrap();
+            let shown = if output["stop_id"].is_null() { &ids[..] } else { &ids[..ids.len() - 1] };
+            assert_eq!(decode(&tokenizer, shown, false), output["text"].as_str().unwrap(), "{}", case["id"]);
+            answers += 1;
+        }
+        if case["image"].is_null() {
+            let messages = case["messages"].as_array().unwrap();
+            let kwargs = Map::new();
+            let conversation = Conversation { messages, tools: None, add_generation_prompt: true, kwargs: &kwargs };
+            let text = template.render(conversation).unwrap();
+            assert_eq!(text, case["prompt"].as_str().unwrap());
+            let ids: Vec<u32> = serde_json::from_value(case["prompt_ids"].clone()).unwrap();
+            assert_eq!(tokenizer.encode(&text, false).unwrap(), ids, "{}", case["id"]);
+            prompts += 1;
+        }
+    }
+    assert!(prompts > 0 && answers > 0);
 }
 
 #[test]
@@ -60,19 +94,10 @@ fn a_files_truncation_is_not_followed() {
 
 /// Model directories and how many ids to try.
 fn models() -> Vec<(PathBuf, u32)> {
-    [(nano(), 4096), (PathBuf::from(concat!(env!("CARGO_TARGET_TMPDIR"), "/tiny")), VOCAB)]
-        .into_iter()
-        .filter(|(dir, _)| {
-            if dir.ends_with("tiny") {
-                std::fs::create_dir_all(dir).unwrap();
-                write_model(dir);
-            }
-            dir.join("tokenizer.json").is_file() || {
-                eprintln!("SKIPPED: {} has no tokenizer", dir.display());
-                false
-            }
-        })
-        .collect()
+    let tiny = PathBuf::from(concat!(env!("CARGO_TARGET_TMPDIR"), "/tiny"));
+    std::fs::create_dir_all(&tiny).unwrap();
+    write_model(&tiny);
+    vec![(nano(), 4096), (fixtures().join("checkpoints/tiny-glm4v"), 2048), (tiny, VOCAB)]
 }
 
 fn load(dir: &Path) -> (Tokenizer, TextTokenizer) {

@@ -48,6 +48,18 @@ impl Pieces {
         Ok(pieces)
     }
 
+    /// A table of these pieces, with whether each is special.
+    #[cfg(test)]
+    pub(in crate::gateway) fn for_tests(pieces: &[(&[u8], bool)]) -> Self {
+        let mut table = Self { bytes: Vec::new(), starts: vec![0], special: Vec::new(), longest: 0 };
+        for (piece, special) in pieces {
+            table.bytes.extend_from_slice(piece);
+            table.starts.push(u32::try_from(table.bytes.len()).unwrap());
+            table.special.push(*special);
+        }
+        table
+    }
+
     /// The bytes of one id; empty beyond the tokenizer.
     #[must_use]
     pub fn get(&self, id: u32) -> &[u8] {

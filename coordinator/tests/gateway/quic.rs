@@ -1,0 +1,221 @@
+//! The way to a replica over real QUIC: a rank 0 that plays events, seen through the whole gateway.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use coordinator::GatewayLimits;
+use coordinator::gateway::{Gateway, GatewayConfig};
+use coordinator::view::{ClusterView, ReadyReplica, ServedDeployment};
+use protocol::frame::{Refusal, RefusalCode};
+use protocol::generate::{FinishReason, GenerateEvent, GenerateRequest, TokenOutput};
+use protocol::plan::RankAddr;
+use protocol::{ClusterId, Epoch, Identity, NodeId, Rank, ReplicaId, Role};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use transport::{ClusterCa, Connection, Endpoint, NodeIdentity, RecvStream, SendStream};
+
+use crate::chat::{hi_ids, hi_with};
+use crate::client::{Open, PATIENCE, Told, soon};
+use crate::files::{ids, write_model};
+use crate::harness::{deployment, post};
+
+const EPOCH: Epoch = Epoch(3);
+
+/// A gateway that dials over QUIC, and the endpoint of the node that it is told of.
+struct Cluster {
+    ca: ClusterCa,
+    gateway: Gateway,
+    view: watch::Sender<Arc<ClusterView>>,
+    rank0: Endpoint,
+    dir: TempDir,
+}
+
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+fn identity(ca: &ClusterCa, role: Role, name: &str) -> NodeIdentity {
+    let identity = Identity { cluster: ca.cluster(), role, name: NodeId::new(name).unwrap() };
+    NodeIdentity::from_issued(&ca.issue(&identity).unwrap()).unwrap()
+}
+
+fn node_endpoint(ca: &ClusterCa, name: &str) -> Endpoint {
+    Endpoint::bind(loopback(), &identity(ca, Role::Node, name), &[Role::Coordinator]).unwrap()
+}
+
+impl Cluster {
+    async fn new() -> Self {
+        let ca = ClusterCa::create(ClusterId::from_bytes([7; 16])).unwrap();
+        let rank0 = node_endpoint(&ca, "node-1");
+        let ours = Endpoint::bind(loopback(), &identity(&ca, Role::Coordinator, "c-1"), &[]).unwrap();
+        let (view, receiver) = watch::channel(Arc::new(ClusterView::default()));
+        let config = GatewayConfig { listen: loopback(), limits: GatewayLimits::default() };
+        let gateway = Gateway::start(config, receiver, ours, CancellationToken::new()).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        write_model(dir.path());
+        let cluster = Self { ca, gateway, view, rank0, dir };
+        cluster.serve(EPOCH, cluster.rank0.local_addr(), "node-1");
+        soon(async {
+            while cluster.send(hyper::Request::get("/health/ready").body(Default::default()).unwrap()).await.status
+                != 200
+            {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        cluster
+    }
+
+    fn serve(&self, epoch: Epoch, serve: SocketAddr, node: &str) {
+        let leader = RankAddr::new(Rank(0), NodeId::new(node).unwrap(), serve, serve);
+        let replica = ReadyReplica { replica: ReplicaId(1), epoch, context_tokens: 256, leader };
+        let spec = deployment(self.dir.path().to_str().unwrap(), 0).spec;
+        let deployment = Arc::new(ServedDeployment { spec, replicas: vec![replica] });
+        self.view.send_replace(Arc::new(ClusterView { applied_index: 1, leader: None, deployments: vec![deployment] }));
+    }
+
+    async fn send(&self, mut request: hyper::Request<http_body_util::Full<hyper::body::Bytes>>) -> Told {
+        request.headers_mut().insert("host", "test".parse().unwrap());
+        Open::start(self.gateway.addr(), request).await.told().await
+    }
+
+    /// Asks in the background.
+    fn ask(&self, body: &Value) -> tokio::task::JoinHandle<Told> {
+        let (addr, request) = (self.gateway.addr(), post("/v1/chat/completions", body.to_string()));
+        tokio::spawn(async move { Open::start(addr, request).await.told().await })
+    }
+}
+
+/// The next request of a connection, and the stream to answer on.
+async fn request(connection: &Connection) -> (GenerateRequest, SendStream, RecvStream) {
+    let (send, mut recv) = soon(connection.accept_stream()).await.unwrap();
+    let request = recv.recv_message::<GenerateRequest>(EPOCH, PATIENCE).await.unwrap();
+    (request, send, recv)
+}
+
+fn tokens(ids: &[u32]) -> GenerateEvent {
+    GenerateEvent::Tokens(ids.iter().map(|id| TokenOutput { id: *id, logprobs: None }).collect())
+}
+
+async fn answer(send: &mut SendStream, events: &[GenerateEvent]) {
+    for event in events {
+        send.send(EPOCH, event, PATIENCE).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn requests_share_one_connection_to_rank_0() {
+    let cluster = Cluster::new().await;
+    let first = cluster.ask(&hi_with(json!({})));
+    let connection = soon(cluster.rank0.accept()).await.unwrap();
+    let (generate, mut send, _recv) = request(&connection).await;
+    assert_eq!((generate.replica, generate.prompt_ids), (ReplicaId(1), hi_ids()));
+    answer(&mut send, &[tokens(&ids("o")), tokens(&ids("k")), GenerateEvent::Finished(FinishReason::Length)]).await;
+    send.finish().unwrap();
+    assert_eq!(soon(first).await.unwrap().json()["choices"][0]["message"]["content"], "ok");
+
+    let second = cluster.ask(&hi_with(json!({"stream": true})));
+    let (_, mut send, _recv) = request(&connection).await;
+    answer(&mut send, &[tokens(&ids("ok")), GenerateEvent::Finished(FinishReason::Length)]).await;
+    assert_eq!(soon(second).await.unwrap().chunks().len(), 3);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_resets_the_stream() {
+    let cluster = Cluster::new().await;
+    let asked = cluster.ask(&hi_with(json!({"stream": true})));
+    let connection = soon(cluster.rank0.accept()).await.unwrap();
+    let (_, mut send, mut recv) = request(&connection).await;
+    answer(&mut send, &[tokens(&ids("o"))]).await;
+    asked.abort();
+    assert!(matches!(recv.recv(PATIENCE).await, Err(transport::StreamError::Reset { .. })));
+    assert!(matches!(soon(send.stopped()).await, Err(transport::StreamError::Stopped { .. })));
+    assert!(!connection.is_closed());
+}
+
+#[tokio::test]
+async fn a_stop_string_resets_the_stream() {
+    let cluster = Cluster::new().await;
+    let asked = cluster.ask(&hi_with(json!({"stop": "k"})));
+    let connection = soon(cluster.rank0.accept()).await.unwrap();
+    let (_, mut send, mut recv) = request(&connection).await;
+    answer(&mut send, &[tokens(&ids("ok"))]).await;
+    assert_eq!(soon(asked).await.unwrap().json()["choices"][0]["message"]["content"], "o");
+    assert!(matches!(recv.recv(PATIENCE).await, Err(transport::StreamError::Reset { .. })));
+}
+
+#[tokio::test]
+async fn refusals_of_rank_0_are_told_by_their_kind() {
+    let cluster = Cluster::new().await;
+    let mut connection = None;
+    for (code, status, told_code) in [
+        (RefusalCode::Overloaded, 503, "replica_overloaded"),
+        (RefusalCode::WrongEpoch, 503, "replica_overloaded"),
+        (RefusalCode::BadRequest, 502, "replica_failed"),
+        (RefusalCode::Internal, 502, "replica_lost"),
+    ] {
+        let asked = cluster.ask(&hi_with(json!({})));
+        if connection.is_none() {
+            connection = soon(cluster.rank0.accept()).await;
+        }
+        let (_, mut send, _recv) = request(connection.as_ref().unwrap()).await;
+        let refusal = Refusal { code, detail: "no".to_owned() };
+        send.refuse(EPOCH, &refusal, PATIENCE).await.unwrap();
+        let told = soon(asked).await.unwrap();
+        assert_eq!((told.status.as_u16(), told.error()["code"].as_str()), (status, Some(told_code)));
+    }
+}
+
+#[tokio::test]
+async fn a_lost_rank_0_is_told_and_its_successor_is_dialled() {
+    let mut cluster = Cluster::new().await;
+    let body = hi_with(json!({"stream": true})).to_string();
+    let asked = tokio::spawn(Open::start(cluster.gateway.addr(), post("/v1/chat/completions", body)));
+    let connection = soon(cluster.rank0.accept()).await.unwrap();
+    let (_, mut send, _recv) = request(&connection).await;
+    answer(&mut send, &[tokens(&ids("o"))]).await;
+    let mut open = soon(asked).await.unwrap();
+    assert!(open.event().await.unwrap().contains("assistant"));
+    assert!(open.event().await.unwrap().contains("\"content\":\"o\""));
+    connection.close("the worker was killed");
+    let error: Value = serde_json::from_str(&open.event().await.unwrap()).unwrap();
+    assert_eq!(error["error"]["code"], "replica_lost");
+    let message = "the replica was lost: connection lost: closed by the peer: the worker was killed";
+    assert_eq!(error["error"]["message"], message);
+    assert_eq!(open.event().await, None);
+
+    cluster.rank0 = node_endpoint(&cluster.ca, "node-2");
+    cluster.serve(EPOCH.next(), cluster.rank0.local_addr(), "node-2");
+    let asked = cluster.ask(&hi_with(json!({})));
+    let connection = soon(cluster.rank0.accept()).await.unwrap();
+    let (_, mut send, _recv) = request(&connection).await;
+    let event = GenerateEvent::Finished(FinishReason::Length);
+    send.send(EPOCH.next(), &event, PATIENCE).await.unwrap();
+    assert_eq!(soon(asked).await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn events_of_an_older_epoch_are_not_believed() {
+    let cluster = Cluster::new().await;
+    let asked = cluster.ask(&hi_with(json!({})));
+    let connection = soon(cluster.rank0.accept()).await.unwrap();
+    let (_, mut send, _recv) = request(&connection).await;
+    send.send(Epoch(2), &tokens(&ids("old")), PATIENCE).await.unwrap();
+    assert_eq!(soon(asked).await.unwrap().error()["code"], "replica_lost");
+}
+
+#[tokio::test]
+async fn a_node_of_another_name_is_not_spoken_to() {
+    let cluster = Cluster::new().await;
+    cluster.serve(EPOCH, cluster.rank0.local_addr(), "node-9");
+    let accepting = async { cluster.rank0.accept().await };
+    let asked = cluster.ask(&hi_with(json!({})));
+    let told = tokio::select! {
+        told = soon(asked) => told.unwrap(),
+        _ = accepting => unreachable!("the handshake must fail"),
+    };
+    assert_eq!((told.status.as_u16(), told.error()["code"].as_str()), (502, Some("replica_lost")));
+    assert!(told.error()["message"].as_str().unwrap().contains("node-9"), "{}", told.body);
+}
