@@ -44,7 +44,7 @@ pub struct StepSeq {
 pub struct StepPlan {
     /// Counts from 1 within an epoch.
     pub step: u64,
-    /// The batch, in the order in which its rows stand.
+    /// The batch, in the order in which its rows stand. Empty: rank 0 ends the group, nothing follows.
     pub seqs: Vec<StepSeq>,
 }
 message!(StepPlan, StepPlan, |p| {
