@@ -258,6 +258,10 @@ impl Gateway {
     }
 
     async fn generate(&self, resume: &[u32], max_tokens: u32) -> Stream {
+        self.generate_within(60_000, resume, max_tokens).await
+    }
+
+    async fn generate_within(&self, deadline_ms: u32, resume: &[u32], max_tokens: u32) -> Stream {
         let (mut send, recv) = self.connection.open(DEADLINE).await.expect("a stream");
         let request = GenerateRequest {
             request_id: RequestId::from_bytes([1; 16]),
@@ -265,7 +269,7 @@ impl Gateway {
             prompt_ids: (100..140).collect(),
             resume: resume.to_vec(),
             sampling: SamplingParams { temperature: 1.0, seed: 5, ..SamplingParams::greedy(max_tokens) },
-            deadline_ms: 60_000,
+            deadline_ms,
         };
         send.send(self.epoch, &request, DEADLINE).await.expect("sent");
         Stream { send, recv, epoch: self.epoch }
@@ -322,6 +326,13 @@ async fn a_killed_rank_costs_an_epoch_and_the_resumed_stream_goes_on() {
     assert_eq!(gateway.generate(&[4096], 5).await.refusal().await.code, RefusalCode::BadRequest);
     assert_eq!(gateway.generate(&[0; 2048], 3000).await.refusal().await.code, RefusalCode::BadRequest);
 
+    // A deadline ends a stream that is still running.
+    let (_, end) = gateway.generate_within(50, &[], 2000).await.take(usize::MAX).await;
+    assert!(matches!(end, Some(GenerateEvent::Failed { retryable: false, .. })), "{end:?}");
+    let started = std::time::Instant::now();
+    let (many, _) = gateway.generate(&[], 1000).await.take(1000).await;
+    eprintln!("TOKENS_PER_S {}", many.len() as f64 / started.elapsed().as_secs_f64());
+
     // A client that goes away leaves no block behind.
     let mut abandoned = gateway.generate(&[], 2000).await;
     abandoned.take(3).await;
@@ -353,8 +364,13 @@ async fn a_killed_rank_costs_an_epoch_and_the_resumed_stream_goes_on() {
     let (rest, _) = gateway.generate(&whole[..cut], 60).await.take(60 - cut).await;
     assert_eq!(sent[..cut], whole[..cut]);
     assert_eq!(rest, whole[cut..]);
-    drop(leader);
-    agent.leave().await;
+
+    // An agent that leaves lets a running stream end.
+    let mut last = gateway.generate(&[], 60).await;
+    let (mut ids, _) = last.take(1).await;
+    let (rest, ()) = tokio::join!(last.take(60), agent.leave());
+    ids.extend(rest.0);
+    assert_eq!((ids, rest.1), (whole, Some(GenerateEvent::Finished(FinishReason::Length))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -381,8 +397,17 @@ async fn a_follower_points_to_the_leader_and_ranks_outlive_a_lost_lease() {
     deposed.orders.term = Term(4);
     let replaced = |s: &[WorkerStatus]| s.len() == 2 && s.iter().all(|w| w.epoch == Epoch(2) && w.pid != 0);
     deposed.order(model.orders(2, &RankGoal::Load), replaced).await;
-    deposed.order(vec![], |s| s.is_empty()).await;
-    agent.leave().await;
+    let workers = deposed.order(model.orders(2, &RankGoal::Load), replaced).await;
+    // An agent that dies without a word takes them with it.
+    agent.task.abort();
+    let gone = |w: &WorkerStatus| {
+        std::fs::read_to_string(format!("/proc/{}/stat", w.pid)).map_or(true, |stat| stat.contains(") Z "))
+    };
+    let until = std::time::Instant::now() + DEADLINE;
+    while !workers.iter().all(gone) {
+        assert!(std::time::Instant::now() < until, "a worker outlived its agent");
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -26,9 +26,9 @@ use protocol::{Epoch, Rank, ReplicaId, Term};
 
 /// How long a rank that is no longer wanted may finish what it runs.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
-/// As [`DRAIN_DEADLINE`], when its replica has a higher epoch already: its group is broken and its streams wait to be
-/// resumed elsewhere.
-pub const SUPERSEDED_DEADLINE: Duration = Duration::from_millis(200);
+/// As [`DRAIN_DEADLINE`], where there is nothing to finish: the rank does not serve yet, or its replica has a higher epoch
+/// already, so that its group is broken and its streams wait to be resumed elsewhere.
+pub const STOP_DEADLINE: Duration = Duration::from_millis(200);
 /// From a worker's drain deadline to its being killed.
 pub const KILL_MARGIN: Duration = Duration::from_secs(1);
 
@@ -306,7 +306,8 @@ fn steer(
 ) -> Option<Command> {
     let Process::Running { told } = &mut worker.process else { return None };
     let Some(order) = order else {
-        let deadline = if superseded { SUPERSEDED_DEADLINE } else { DRAIN_DEADLINE };
+        let serves = matches!(worker.phase, WorkerPhase::Serving);
+        let deadline = if serves && !superseded { DRAIN_DEADLINE } else { STOP_DEADLINE };
         worker.process = Process::Stopping { kill_at: Some(now + deadline + KILL_MARGIN) };
         let deadline_ms = u32::try_from(deadline.as_millis()).expect("seconds");
         return Some(Command::Tell { key, message: ToWorker::Drain { deadline_ms } });

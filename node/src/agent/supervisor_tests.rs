@@ -163,9 +163,16 @@ fn an_absent_rank_is_drained_then_killed_then_forgotten() {
 }
 
 #[test]
+fn a_rank_that_does_not_serve_yet_has_nothing_to_finish() {
+    let mut case = Case::new();
+    case.apply(orders(1, vec![order(1, RankGoal::Load)]));
+    assert_eq!(case.apply(orders(1, vec![])), [drain(1, STOP_DEADLINE)]);
+}
+
+#[test]
 fn the_next_epoch_starts_when_the_superseded_worker_is_gone() {
     let mut case = Case::serving();
-    assert_eq!(case.apply(orders(2, vec![order(2, RankGoal::Load)])), [drain(1, SUPERSEDED_DEADLINE)]);
+    assert_eq!(case.apply(orders(2, vec![order(2, RankGoal::Load)])), [drain(1, STOP_DEADLINE)]);
     assert_eq!(case.phases().len(), 1);
     assert!(matches!(&case.apply(exited(1))[..], [Command::Spawn(o)] if o.epoch == Epoch(2)));
     assert_eq!(case.phases(), [WorkerPhase::Starting]);
