@@ -218,6 +218,31 @@ fn no_plan_within_the_deadline_is_no_fault() {
     });
 }
 
+/// Processor time of this thread so far, in ticks of 10 ms.
+fn ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").expect("Linux");
+    let fields: Vec<&str> = stat.rsplit(") ").next().expect("a name in brackets").split(' ').collect();
+    // User and system time are fields 14 and 15, the state behind the name being 3 (proc(5)).
+    [11, 12].iter().map(|i| fields[*i].parse::<u64>().expect("a number")).sum()
+}
+
+#[test]
+fn waiting_costs_no_processor_time() {
+    let spent = with_group(2, |g| {
+        g.all_gather(&[1, 1], &[0.0], &mut [0.0; 2]).expect("both are here");
+        let start = ticks();
+        if g.rank() == Rank(1) {
+            let none = g.recv_plan(Duration::from_secs(1).into()).expect("rank 0 is idle, not gone");
+            assert_eq!(none, None);
+            g.recv_plan(LONG.into()).expect_err("rank 0 ends");
+        } else {
+            g.run_until(async { tokio::time::sleep(Duration::from_millis(1200)).await }).expect("rank 1 waits");
+        }
+        ticks() - start
+    });
+    assert!(spent.iter().all(|t| *t < 20), "{spent:?} ticks of 100 in a second");
+}
+
 #[test]
 fn a_rank_that_ends_in_a_collective_fails_the_others_at_once() {
     let tree = even_tree(3);

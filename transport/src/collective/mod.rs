@@ -21,7 +21,7 @@ use crate::Deadline;
 pub use abort::AbortHandle;
 pub use error::{CollectiveError, FormError};
 pub use local::LocalCollective;
-pub use quic::{GroupConfig, QuicGroup};
+pub use quic::{GroupConfig, LinkStats, QuicGroup};
 
 /// One rank's end of a group. Every call blocks its thread; all ranks make the same collective calls in the same order.
 pub trait Collective: Send {

@@ -49,10 +49,21 @@ const SEND_WINDOW_BYTES: u64 = 16 << 20;
 const INITIAL_RTT: Duration = Duration::from_millis(20);
 
 impl EndpointConfig {
+    fn mtu(&self) -> u16 {
+        self.mtu_max.clamp(MTU_MIN, MTU_MAX)
+    }
+
+    pub(super) fn endpoint(&self) -> quinn::EndpointConfig {
+        let mut config = quinn::EndpointConfig::default();
+        // What peers may send; by default it caps their discovery at an Ethernet frame.
+        config.max_udp_payload_size(self.mtu()).expect("from 1200 to 6500, all of which are legal");
+        config
+    }
+
     pub(super) fn transport(&self) -> Arc<TransportConfig> {
         let idle = IdleTimeout::try_from(self.idle_timeout).unwrap_or_else(|_| VarInt::MAX.into());
         let mut discovery = MtuDiscoveryConfig::default();
-        discovery.upper_bound(self.mtu_max.clamp(MTU_MIN, MTU_MAX));
+        discovery.upper_bound(self.mtu());
         let mut t = TransportConfig::default();
         t.max_idle_timeout(Some(idle))
             .keep_alive_interval(Some(self.keep_alive))

@@ -18,9 +18,9 @@ pub struct GroupConfig {
     pub idle_timeout: Duration,
     /// How often an idle connection shows that it lives.
     pub keep_alive: Duration,
-    /// UDP payload between ranks of one host, bytes.
+    /// UDP payload between ranks of one host, bytes (1200 to 16000).
     pub mtu_local: u16,
-    /// Largest UDP payload that is tried between hosts, bytes; discovery starts at 1200.
+    /// Largest UDP payload that is tried between hosts, bytes (1200 to 16000); discovery starts at 1200.
     pub mtu_max: u16,
 }
 
@@ -36,6 +36,8 @@ impl Default for GroupConfig {
     }
 }
 
+/// The length of a handshake packet has two bytes, of which 14 bits count (RFC 9000, 16 and 17.2).
+const MTU_MAX: u16 = 16_000;
 /// Unread bytes that a link may hold at the receiver, and unacknowledged ones at the sender.
 const WINDOW_BYTES: u32 = 16 << 20;
 /// Round trip assumed before the first is measured: within a rack.
@@ -64,11 +66,11 @@ impl GroupConfig {
             .datagram_receive_buffer_size(None)
             .congestion_controller_factory(budget.clone());
         if remote.is_loopback() || remote == local {
-            let mtu = self.mtu_local.max(MTU_MIN);
+            let mtu = self.mtu_local.clamp(MTU_MIN, MTU_MAX);
             t.initial_mtu(mtu).min_mtu(mtu).mtu_discovery_config(None);
         } else {
             let mut discovery = MtuDiscoveryConfig::default();
-            discovery.upper_bound(self.mtu_max.max(MTU_MIN));
+            discovery.upper_bound(self.mtu_max.clamp(MTU_MIN, MTU_MAX));
             t.mtu_discovery_config(Some(discovery));
         }
         Arc::new(t)

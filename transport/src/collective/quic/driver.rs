@@ -68,6 +68,8 @@ pub(super) struct Driver {
     /// A packet that the kernel had no room for.
     blocked: Option<(Transmit, Vec<u8>)>,
     buffer: Vec<u8>,
+    /// Set while the state machines run: still set in a destructor, it tells that they panicked.
+    turning: bool,
 }
 
 impl Driver {
@@ -80,7 +82,17 @@ impl Driver {
         let template = Arc::new(ServerConfig::with_crypto(server.clone()));
         let allow_mtud = !socket.may_fragment();
         let endpoint = quinn_proto::Endpoint::new(Arc::new(endpoint_config), Some(template), allow_mtud, None);
-        Self { socket, endpoint, conns: Vec::new(), next_id: 0, config, server, blocked: None, buffer: Vec::new() }
+        Self {
+            socket,
+            endpoint,
+            conns: Vec::new(),
+            next_id: 0,
+            config,
+            server,
+            blocked: None,
+            buffer: Vec::new(),
+            turning: false,
+        }
     }
 
     pub(super) fn local_addr(&self) -> SocketAddr {
@@ -153,10 +165,12 @@ impl Driver {
     /// # Errors
     /// When the socket fails.
     pub(super) fn turn(&mut self, now: Instant) -> io::Result<bool> {
-        let received = self.receive(now)?;
+        self.turning = true;
+        let received = self.receive(now);
         self.serve(now);
         let sent = self.transmit(now);
-        Ok(received || sent)
+        self.turning = false;
+        Ok(received? || sent)
     }
 
     fn receive(&mut self, now: Instant) -> io::Result<bool> {
@@ -322,6 +336,9 @@ impl Driver {
 
     /// Closes every connection and tells the peers, as far as the kernel has room.
     pub(super) fn close_all(&mut self, reason: &str) {
+        if self.turning {
+            return;
+        }
         let now = Instant::now();
         let ids: Vec<ConnId> = self.conns.iter().map(|c| c.id).collect();
         ids.into_iter().for_each(|id| self.close(id, reason, now));

@@ -42,6 +42,21 @@ pub(super) enum State {
     Formed(Mesh),
 }
 
+/// How one link does, for metrics and diagnosis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkStats {
+    /// The peer.
+    pub rank: Rank,
+    /// Smoothed round-trip time; it includes the time for which either rank computes.
+    pub rtt: Duration,
+    /// QUIC packets sent.
+    pub packets_sent: u64,
+    /// Those of them that were lost, or came too late.
+    pub packets_lost: u64,
+    /// UDP payload of the path, bytes.
+    pub mtu: u16,
+}
+
 /// A formed group.
 pub(super) struct Mesh {
     pub(super) rank: Rank,
@@ -189,6 +204,25 @@ impl QuicGroup {
             }
         });
         self.note(done)
+    }
+
+    /// How each link of a formed group does, in rank order.
+    #[must_use]
+    pub fn link_stats(&mut self) -> Vec<LinkStats> {
+        let State::Formed(mesh) = &self.state else { return Vec::new() };
+        let driver = &mut self.driver;
+        let stats = mesh.peers().filter_map(|(rank, link)| {
+            let path = driver.conn(link.conn)?.quic.stats().path;
+            let mtu = path.current_mtu;
+            Some(LinkStats {
+                rank,
+                rtt: path.rtt,
+                packets_sent: path.sent_packets,
+                packets_lost: path.lost_packets,
+                mtu,
+            })
+        });
+        stats.collect()
     }
 
     /// Splits into what a wait needs and the rest.

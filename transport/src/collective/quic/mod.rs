@@ -20,4 +20,4 @@ mod link;
 mod socket;
 
 pub use config::GroupConfig;
-pub use group::QuicGroup;
+pub use group::{LinkStats, QuicGroup};
