@@ -170,3 +170,85 @@ impl File {
         BundleError::Generation { path: self.path.clone(), key, found: found.to_string(), expected }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const TOKENIZER: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
+        "pre_tokenizer":null,"post_processor":null,"decoder":{"type":"ByteLevel","add_prefix_space":true,
+        "trim_offsets":true,"use_regex":true},"model":{"type":"BPE","vocab":{"a":0,"b":40},"merges":[]}}"#;
+
+    fn load(vocab: u32, generation: Option<Value>) -> Result<Bundle, BundleError> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("tokenizer.json"), TOKENIZER).unwrap();
+        if let Some(generation) = generation {
+            std::fs::write(dir.path().join("generation_config.json"), generation.to_string()).unwrap();
+        }
+        let config = json!({
+            "architectures": ["Glm4ForCausalLM"], "model_type": "glm4", "vocab_size": vocab, "hidden_size": 64,
+            "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "head_dim": 16, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 512,
+            "attention_bias": false, "eos_token_id": [7, 8],
+        });
+        Bundle::load(&ModelRecord {
+            name: "m".to_owned(),
+            digest: String::new(),
+            dir: dir.path().to_str().unwrap().to_owned(),
+            config_json: config.to_string(),
+            stored_f32: false,
+            weight_bytes: 0,
+        })
+    }
+
+    #[test]
+    fn without_a_generation_config_openais_defaults_hold() {
+        let bundle = load(64, None).unwrap();
+        assert!(bundle.template.is_none());
+        assert_eq!((bundle.vocab_size, bundle.context_tokens), (64, 512));
+        let expected = GenerationDefaults {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            max_new_tokens: None,
+            eos_ids: vec![7, 8],
+        };
+        assert_eq!(bundle.defaults, expected);
+    }
+
+    #[test]
+    fn a_generation_config_gives_the_defaults_as_in_vllm() {
+        let mut file = json!({"temperature": 0.5, "top_p": 0.25, "top_k": 2, "min_p": 0.125, "repetition_penalty": 1.5,
+            "max_new_tokens": 9, "eos_token_id": 3, "do_sample": true});
+        let sampling = GenerationDefaults {
+            temperature: 0.5,
+            top_p: 0.25,
+            top_k: 2,
+            min_p: 0.125,
+            repetition_penalty: 1.5,
+            max_new_tokens: Some(9),
+            eos_ids: vec![3],
+        };
+        assert_eq!(load(64, Some(file.clone())).unwrap().defaults, sampling);
+        file["do_sample"] = false.into();
+        let greedy = GenerationDefaults { temperature: 0.0, top_p: 1.0, top_k: 0, min_p: 0.0, ..sampling };
+        assert_eq!(load(64, Some(file)).unwrap().defaults, greedy);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let error = load(40, None).unwrap_err().to_string();
+        assert!(
+            error.ends_with("the tokenizer has ids up to 40, expected all below the model's vocabulary of 40"),
+            "{error}"
+        );
+        let error = load(64, Some(json!({"top_p": "x"}))).unwrap_err().to_string();
+        assert!(error.ends_with("generation_config.json: top_p is \"x\", expected a number, 0.000001 to 1"), "{error}");
+        let error = load(64, Some(json!({"eos_token_id": [1, 64]}))).unwrap_err().to_string();
+        assert!(error.contains("eos_token_id is [1,64], expected at most 64 ids below 64"), "{error}");
+    }
+}

@@ -4,6 +4,20 @@
 //! generation config) and the streams that it opens to rank 0 of a replica. One request goes
 //! `routes` → `admission` → `chat` or `completions` → `validate` → `generation` (`route`, `dispatch`) → `output` →
 //! `reply` or `sse`; whatever goes wrong on the way leaves through `errors`.
+//!
+//! Where OpenAI's interface leaves room, or this one goes beyond it:
+//! - Defaults of `temperature`, `top_p`, `top_k`, `min_p` and `repetition_penalty` are those of the model's
+//!   `generation_config.json`, as in vLLM; a model with `do_sample: false` is greedy unless a request says otherwise.
+//! - `max_tokens` defaults to the rest of the context on both endpoints (and to the model's `max_new_tokens`, if that is
+//!   less). A prompt and `max_tokens` that together exceed the context are refused, as in vLLM, not cut.
+//! - A stop token's text is shown only with `include_stop_str_in_output`; its id, its logprob and its place in `usage`
+//!   are always told. Of stop strings, the one whose end comes first counts. Tokens after a stop string do not count.
+//! - Streamed text may lag behind `token_ids` and logprobs, which come with the event that brought them: whole
+//!   characters only, and nothing that may become a stop string.
+//! - The token of a logprob that is not whole characters is written `bytes:\xe4…` in completions and with U+FFFD (and
+//!   its `bytes`) in chats.
+//! - What would change the answer and is not followed is refused by name (`unsupported`); other unknown fields are
+//!   ignored.
 
 mod admission;
 mod body;

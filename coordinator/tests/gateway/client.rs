@@ -94,12 +94,10 @@ impl Open {
     }
 }
 
-/// Over HTTP/2 without TLS.
-pub(crate) async fn h2c(addr: SocketAddr, request: Request<Full<Bytes>>) -> Told {
+/// A connection of HTTP/2 without TLS.
+pub(crate) async fn h2c(addr: SocketAddr) -> (hyper::client::conn::http2::SendRequest<Full<Bytes>>, JoinHandle<()>) {
     let stream = TcpStream::connect(addr).await.unwrap();
-    let (mut sender, connection) =
+    let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    let connection = tokio::spawn(async move { drop(connection.await) });
-    let response = soon(sender.send_request(request)).await.unwrap();
-    Open { response, connection }.told().await
+    (sender, tokio::spawn(async move { drop(connection.await) }))
 }

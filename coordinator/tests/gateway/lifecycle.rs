@@ -8,6 +8,7 @@ use coordinator::GatewayLimits;
 use coordinator::gateway::{Gateway, GatewayConfig, GatewayError};
 use coordinator::view::ClusterView;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -110,4 +111,17 @@ async fn files_of_a_deployment_that_is_gone_are_dropped() {
     h.until_ready().await;
     assert_eq!(h.chat(&hi_with(json!({}))).await.status, 200);
     let _: SocketAddr = h.gateway.addr();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_brings_no_request_is_closed() {
+    let h = Harness::unready(vec![], GatewayLimits::default()).await;
+    for sent in ["", "P", "POST /v1/models HTTP/1.1\r\n"] {
+        let mut stream = tokio::net::TcpStream::connect(h.gateway.addr()).await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // Closed with or without a reset: what had been sent was not all read.
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(answer.is_empty());
+    }
 }

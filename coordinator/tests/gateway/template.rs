@@ -104,7 +104,7 @@ fn what_the_template_raises_is_told_in_its_words() {
 
 #[test]
 fn long_conversations_have_fuel_enough() {
-    let role = |i: usize| if i % 2 == 0 { "user" } else { "assistant" };
+    let role = |i: usize| if i.is_multiple_of(2) { "user" } else { "assistant" };
     let turn = |i: usize| json!({"role": role(i), "content": "好 ".repeat(1000)});
     let messages = Value::Array((0..2000).map(turn).collect());
     for text in
