@@ -1,7 +1,7 @@
 //! One coordinator: owns its listeners and tasks, starts them in order and ends them in order.
 //!
 //! ```text
-//!  start:     identity, state directory ─▶ bind internal, admin, public ─▶ raft ─▶ reconciler, serve
+//!  start:     identity, state directory ─▶ bind admin, internal, public ─▶ raft ─▶ reconciler, serve
 //!  shutdown:  gateway drains ─▶ cancel the rest ─▶ wait for every task ─▶ raft ─▶ endpoint
 //! ```
 //! Invariant: a start that fails leaves no task and no listener behind.
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use protocol::{CoordinatorId, Identity, Role};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use transport::identity::{CaError, IdentityError};
@@ -29,6 +30,8 @@ use crate::view::ClusterView;
 
 /// How long peers may take to learn that the endpoint closes.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause between two looks at a port that is being given back.
+const RELEASE_PAUSE: Duration = Duration::from_millis(2);
 
 /// Why a coordinator did not start. Nothing of it is left running.
 #[derive(Debug, thiserror::Error)]
@@ -173,8 +176,21 @@ impl Coordinator {
         self.tasks.close();
         self.tasks.wait().await;
         self.consensus.shutdown().await;
-        self.endpoint.close("shutting down", CLOSE_TIMEOUT).await;
+        drop(self.consensus);
+        release(self.endpoint).await;
         tracing::info!(coordinator = self.addrs.id.0, "coordinator stopped");
+    }
+}
+
+/// Closes the endpoint and waits until its port is free again: the socket goes with the last of its tasks, which end
+/// by themselves.
+async fn release(endpoint: Endpoint) {
+    let addr = endpoint.local_addr();
+    endpoint.close("shutting down", CLOSE_TIMEOUT).await;
+    drop(endpoint);
+    let until = Instant::now() + CLOSE_TIMEOUT;
+    while Instant::now() < until && std::net::UdpSocket::bind(addr).is_err() {
+        tokio::time::sleep(RELEASE_PAUSE).await;
     }
 }
 

@@ -20,14 +20,23 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 /// Longest wait between two formings.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
-/// Everything to propose, in order: the first that is refused makes the rest moot.
+/// What to propose, in order. What one family says may be moot for the next, so only the first that has anything to say
+/// is heard: groups before nodes (a group is lost before its node's new start is on record), both before desired state,
+/// and that before placement.
 pub(super) fn plan(state: &ClusterState, observed: &Observed, now: Instant) -> Vec<Command> {
-    let mut commands = Vec::new();
-    commands.extend(groups::plan(state, observed, now).into_iter().map(Command::Replica));
-    commands.extend(nodes::plan(state, observed, now).into_iter().map(Command::Node));
-    commands.extend(deployments::plan(state).into_iter().map(Command::Replica));
-    commands.extend(placement::plan(state, observed, now));
-    commands
+    let groups = groups::plan(state, observed, now);
+    if !groups.is_empty() {
+        return groups.into_iter().map(Command::Replica).collect();
+    }
+    let nodes = nodes::plan(state, observed, now);
+    if !nodes.is_empty() {
+        return nodes.into_iter().map(Command::Node).collect();
+    }
+    let replicas = deployments::plan(state);
+    if !replicas.is_empty() {
+        return replicas.into_iter().map(Command::Replica).collect();
+    }
+    placement::plan(state, observed, now)
 }
 
 /// How long a replica stays Waiting after that many failed formings in a row.

@@ -21,7 +21,7 @@ pub(crate) fn inventory(memory_bytes: u64) -> Inventory {
     Inventory { cores: 2, memory_bytes, version: "0.1.0".into() }
 }
 
-/// A dense model small enough to read: 4 layers, hidden 64.
+/// A small dense model, tp and replicas as said.
 pub(crate) fn spec(tp: u16, replicas: u16) -> DeploymentSpec {
     DeploymentSpec {
         name: "nano".into(),
@@ -46,13 +46,9 @@ pub(crate) fn spec(tp: u16, replicas: u16) -> DeploymentSpec {
     }
 }
 
-const CONFIG: &str = r#"{
-  "architectures": ["Glm4ForCausalLM"], "model_type": "glm4", "hidden_size": 64, "intermediate_size": 256,
-  "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 512,
-  "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "partial_rotary_factor": 0.5,
-  "attention_bias": false, "tie_word_embeddings": false, "hidden_act": "silu", "eos_token_id": [1],
-  "pad_token_id": 0
-}"#;
+const CONFIG: &str = r#"{"architectures": ["Glm4ForCausalLM"], "vocab_size": 2048, "hidden_size": 128,
+  "intermediate_size": 352, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 16,
+  "max_position_embeddings": 32768}"#;
 
 /// A plan whose rank `i` is on `nodes[i]`; its cut is not meant to be loaded.
 pub(crate) fn plan(nodes: &[NodeId]) -> Plan {

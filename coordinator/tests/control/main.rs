@@ -1,0 +1,10 @@
+//! The control plane in one process, over real QUIC and TLS on loopback: three coordinators, nodes that are test doubles.
+//!
+//! Not here: workers, models, HTTP clients of the public endpoint.
+
+mod admin;
+mod agreement;
+mod cluster;
+mod fake_node;
+mod leases;
+mod start;
