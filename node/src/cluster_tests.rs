@@ -121,9 +121,10 @@ struct Leader {
 }
 
 impl Leader {
+    /// Its lease outlasts the test: it answers only while the test orders something.
     async fn accept(endpoint: &Endpoint, term: u64) -> Self {
         let (connection, send, recv) = accept(endpoint).await;
-        let orders = NodeOrders { term: Term(term), lease_ms: 5000, heartbeat_ms: 200, ranks: vec![] };
+        let orders = NodeOrders { term: Term(term), lease_ms: 60_000, heartbeat_ms: 200, ranks: vec![] };
         Self { _connection: connection, send, recv, orders }
     }
 
@@ -329,9 +330,6 @@ async fn a_killed_rank_costs_an_epoch_and_the_resumed_stream_goes_on() {
     // A deadline ends a stream that is still running.
     let (_, end) = gateway.generate_within(50, &[], 2000).await.take(usize::MAX).await;
     assert!(matches!(end, Some(GenerateEvent::Failed { retryable: false, .. })), "{end:?}");
-    let started = std::time::Instant::now();
-    let (many, _) = gateway.generate(&[], 1000).await.take(1000).await;
-    eprintln!("TOKENS_PER_S {}", many.len() as f64 / started.elapsed().as_secs_f64());
 
     // A client that goes away leaves no block behind.
     let mut abandoned = gateway.generate(&[], 2000).await;

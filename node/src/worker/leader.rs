@@ -74,8 +74,8 @@ struct Active {
 impl Active {
     /// Never full: the channel has room for all replies (`Submission::new`). Closed: the next pass forgets it.
     fn reply(&self, reply: Reply) {
-        if let Err(mpsc::error::TrySendError::Full(reply)) = self.replies.try_send(reply) {
-            tracing::error!(request_id = %self.request_id, ?reply, "a reply channel is full");
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.replies.try_send(reply) {
+            tracing::error!(request_id = %self.request_id, "a reply channel is full");
         }
     }
 }

@@ -26,3 +26,36 @@ pub(super) fn step_timeout(spec: &ModelSpec, plan: &Plan, step_tokens: u32) -> D
     let flops = u64::from(step_tokens).saturating_mul((2 * params / layers).saturating_add(attention));
     BASE.saturating_add(Duration::from_millis(flops / (FLOPS_MIN / 1000))).min(MOST)
 }
+
+#[cfg(test)]
+mod tests {
+    use protocol::{Dtype, NodeId, WorldSize};
+    use sharding::{NodeCapacity, PlanRequest};
+
+    use super::*;
+
+    fn timeout(config: &str, step_tokens: u32) -> Duration {
+        let path = format!("{}/../{config}", env!("CARGO_MANIFEST_DIR"));
+        let spec = ModelSpec::from_config_json(&std::fs::read_to_string(path).expect("a config")).expect("a spec");
+        let node = NodeCapacity { node: NodeId::new("node-1").expect("a label"), memory_free: 1 << 40 };
+        let request = PlanRequest {
+            world_size: WorldSize::new(2).expect("two"),
+            dtype: Dtype::Bf16,
+            stored_f32: false,
+            kv_tokens: None,
+            context_tokens: None,
+            step_tokens,
+            max_seqs: 8,
+            nodes: &[node],
+        };
+        step_timeout(&spec, &sharding::plan(&spec, &request).expect("it fits"), step_tokens)
+    }
+
+    #[test]
+    fn a_small_model_is_given_up_soon_and_a_large_step_of_a_large_one_is_waited_for() {
+        let nano = timeout("models/autoglm-nano/config.json", 512);
+        assert!(nano >= BASE && nano < BASE + Duration::from_secs(2), "{nano:?}");
+        let large = timeout("tests/fixtures/real_configs/GLM-4-9B-0414.config.json", 2048);
+        assert!(large > Duration::from_secs(30) && large <= MOST, "{large:?}");
+    }
+}
