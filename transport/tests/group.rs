@@ -289,27 +289,50 @@ fn idle_ends_when_a_peer_does() {
 }
 
 #[test]
-fn an_abort_from_another_thread_ends_every_wait() {
-    let ranks = with_group(2, |g| {
+fn an_abort_from_another_thread_ends_a_collective_and_all_after_it() {
+    let over = Barrier::new(2);
+    with_group(2, |g| {
         g.set_step_timeout(LONG);
         if g.rank() == Rank(1) {
-            // Stays until rank 0 has failed.
-            return g.recv_plan(LONG.into()).expect_err("rank 0 aborts").to_string();
+            // Takes no part; what rank 0 leaves behind is seen afterwards.
+            over.wait();
+            let e = g.recv_plan(LONG.into()).expect_err("rank 0 has aborted");
+            assert!(matches!(e, CollectiveError::PeerLost { .. } | CollectiveError::BadFrame { .. }), "{e}");
+            return;
         }
-        let handle = g.abort_handle();
         let start = Instant::now();
-        let e = thread::scope(|s| {
-            s.spawn(move || handle.abort());
-            g.all_gather(&[1, 1], &[0.0], &mut [0.0; 2]).expect_err("aborted")
-        });
+        let e = abort_while(g, |g| g.all_gather(&[1, 1], &[0.0], &mut [0.0; 2]).expect_err("aborted"));
         assert!(matches!(e, CollectiveError::Aborted), "{e}");
         assert!(start.elapsed() < LONG / 4);
         let later = g.send_plan(&plan(1)).expect_err("aborted for good");
         assert!(matches!(later, CollectiveError::Aborted), "{later}");
         assert!(matches!(g.run_until(async {}), Err(CollectiveError::Aborted)));
-        e.to_string()
+        over.wait();
     });
-    assert!(ranks[1].contains("lost") || ranks[1].contains("bad frame"), "{}", ranks[1]);
+}
+
+#[test]
+fn an_abort_from_another_thread_ends_a_wait_for_a_plan() {
+    with_group(2, |g| {
+        if g.rank() == Rank(1) {
+            let start = Instant::now();
+            let e = abort_while(g, |g| g.recv_plan(LONG.into()).expect_err("aborted"));
+            assert!(matches!(e, CollectiveError::Aborted), "{e}");
+            assert!(start.elapsed() < LONG / 4);
+        } else {
+            let e = g.run_until(std::future::pending::<()>()).expect_err("rank 1 has aborted");
+            assert!(matches!(e, CollectiveError::PeerLost { rank: Rank(1), .. }), "{e}");
+        }
+    });
+}
+
+/// `wait`, while another thread aborts the rank.
+fn abort_while<T>(g: &mut QuicGroup, wait: impl FnOnce(&mut QuicGroup) -> T) -> T {
+    let handle = g.abort_handle();
+    thread::scope(|s| {
+        s.spawn(move || handle.abort());
+        wait(g)
+    })
 }
 
 #[test]
