@@ -85,6 +85,8 @@ pub struct WorkerStatus {
     pub pid: u32,
     /// How far it is.
     pub phase: WorkerPhase,
+    /// Bytes it has read from the checkpoint.
+    pub bytes_read: u64,
     /// Rank 0's engine, once it serves.
     pub load: Option<EngineLoad>,
 }

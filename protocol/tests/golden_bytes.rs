@@ -105,6 +105,7 @@ fn samples() -> String {
         rank: Rank(0),
         pid: 77,
         phase: WorkerPhase::Loaded { addr: rank_addr(), bytes_read: 99 },
+        bytes_read: 99,
         load: Some(EngineLoad { running: 1, waiting: 2, kv_blocks_used: 3, kv_blocks_total: 4, steps: 5 }),
     };
     let order = RankOrder {

@@ -81,14 +81,15 @@ async fn equals_the_reference(client: &OpenAi, goldens: &[Golden]) {
             writeln!(wrong, "{}: expected {:?}, found {:?}", golden.id, golden.text, text(&whole)).expect("a String");
             continue;
         }
-        assert_eq!(whole.choices[0].finish_reason, Some(FinishReason::Stop), "{}", golden.id);
+        let expected = if golden.stops { FinishReason::Stop } else { FinishReason::Length };
+        assert_eq!(whole.choices[0].finish_reason, Some(expected), "{}", golden.id);
         let usage = whole.usage.expect("usage");
         assert_eq!(usage.prompt_tokens as usize, golden.prompt_ids.len(), "{}", golden.id);
         assert_eq!(usage.completion_tokens as usize, golden.ids.len(), "{}", golden.id);
         let (pieces, finish) = stream(client, golden, json!({})).await;
         assert_eq!(pieces.concat(), golden.text, "{} streamed", golden.id);
         assert!(pieces.iter().all(|p| !p.contains('\u{fffd}')), "{}: a split code point in {pieces:?}", golden.id);
-        assert_eq!(finish, Some(FinishReason::Stop), "{}", golden.id);
+        assert_eq!(finish, Some(expected), "{}", golden.id);
     }
     assert!(wrong.is_empty(), "{wrong}");
 }

@@ -22,6 +22,8 @@ pub(crate) struct Golden {
     pub(crate) text: String,
     /// Its ids with the stop token.
     pub(crate) ids: Vec<u32>,
+    /// Whether it ended with a stop token, and not at its bound.
+    pub(crate) stops: bool,
 }
 
 /// Every answer to text alone.
@@ -46,6 +48,7 @@ pub(crate) fn text_only() -> Vec<Golden> {
                 max_tokens: conversation["max_tokens"].as_u64().expect("a number"),
                 text: output["text"].as_str().expect("a text").to_owned(),
                 ids: ids(&output["ids"]),
+                stops: !output["stop_id"].is_null(),
             });
         }
     }

@@ -1,7 +1,7 @@
 //! The admin API's lists, from applied state and what the leader has heard. Pure.
 
 use protocol::admin::{DeploymentInfo, MemberInfo, NodeHealth, NodeInfo, RankInfo, ReplicaInfo, ReplicaPhase};
-use protocol::lease::{WorkerPhase, WorkerStatus};
+use protocol::lease::WorkerStatus;
 use protocol::worker::EngineLoad;
 use protocol::{DeploymentSpec, NodeId, Rank, RankPlan, ReplicaId};
 
@@ -118,19 +118,15 @@ fn replica(id: ReplicaId, replica: &Replica, heard: &Heard) -> ReplicaInfo {
 
 fn ranks(id: ReplicaId, replica: &Replica, heard: &Heard) -> Vec<RankInfo> {
     let info = |planned: &RankPlan| {
-        let phase = worker(id, replica, planned, heard).map(|w| w.phase.clone());
-        let bytes_read = phase.as_ref().and_then(|p| match p {
-            WorkerPhase::Loading { bytes_read, .. } | WorkerPhase::Loaded { bytes_read, .. } => Some(*bytes_read),
-            _ => None,
-        });
+        let worker = worker(id, replica, planned, heard);
         RankInfo {
             replica: id,
             epoch: replica.epoch,
             rank: planned.rank,
             node: planned.node.clone(),
             budget: planned.budget,
-            bytes_read,
-            phase,
+            bytes_read: worker.map(|w| w.bytes_read),
+            phase: worker.map(|w| w.phase.clone()),
         }
     };
     replica.plan().map(|p| p.ranks.iter().map(info).collect()).unwrap_or_default()

@@ -105,6 +105,7 @@ impl Agent {
                 rank,
                 pid: 1,
                 phase: WorkerPhase::Starting,
+                bytes_read: 77,
                 load: None,
             });
             let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port + rank.0));

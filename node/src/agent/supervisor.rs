@@ -123,6 +123,8 @@ struct Worker {
     process: Process,
     pid: u32,
     phase: WorkerPhase,
+    /// From the checkpoint, bytes; stays known when the phase has gone on.
+    bytes_read: u64,
     load: Option<EngineLoad>,
 }
 
@@ -184,6 +186,7 @@ impl Supervisor {
             rank: key.rank,
             pid: w.pid,
             phase: w.phase.clone(),
+            bytes_read: w.bytes_read,
             load: w.load,
         };
         self.workers.iter().map(status).take(RANKS_PER_NODE_MAX).collect()
@@ -225,7 +228,12 @@ impl Supervisor {
         match message {
             // What made it fail stays the reason, whatever it says on its way out.
             FromWorker::Phase(_) if matches!(worker.phase, WorkerPhase::Failed { .. }) => {}
-            FromWorker::Phase(phase) => worker.phase = phase,
+            FromWorker::Phase(phase) => {
+                if let WorkerPhase::Loading { bytes_read, .. } | WorkerPhase::Loaded { bytes_read, .. } = &phase {
+                    worker.bytes_read = *bytes_read;
+                }
+                worker.phase = phase;
+            }
             FromWorker::Alive(load) => worker.load = (key.rank == Rank(0)).then_some(load),
         }
     }
@@ -281,6 +289,7 @@ impl Supervisor {
                 process: Process::Running { told: Told::Load },
                 pid: 0,
                 phase: WorkerPhase::Starting,
+                bytes_read: 0,
                 load: None,
             };
             if order.goal == RankGoal::Load {

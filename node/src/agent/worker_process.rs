@@ -40,6 +40,8 @@ pub(super) enum ProcessCommand {
 /// The system's.
 pub(super) fn spawn(exe: &Path, key: RankKey) -> std::io::Result<Child> {
     Command::new(exe)
+        // As the other processes of the binary show in `ps`, wherever it is installed.
+        .arg0("shardglm")
         .arg("worker")
         .args(["--replica", &key.replica.to_string()])
         .args(["--epoch", &key.epoch.to_string()])
