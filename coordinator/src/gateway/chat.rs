@@ -25,7 +25,7 @@ pub(super) async fn handle(
 ) -> Result<Response, ApiError> {
     let admitted = Instant::now();
     let (permit, body) = app.take_in(request.into_body()).await?;
-    let valid = app.off_runtime(move |app| prepare(app, &body)).await?;
+    let (permit, valid) = app.off_runtime(permit, move |app| prepare(app, &body)).await?;
     let stream = valid.style.stream;
     let generation = Generation::start(app, id, valid, permit, admitted).await?;
     let reply = ChatReply::new(id, generation.request().clone());

@@ -8,17 +8,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use protocol::frame::{Refusal, RefusalCode};
+use protocol::frame::{Ping, Refusal, RefusalCode};
 use protocol::generate::{GenerateEvent, GenerateRequest};
 use protocol::{Epoch, Role};
 use tokio::sync::OnceCell;
-use transport::{Connection, Deadline, Endpoint, Expect, RecvStream, SendStream, StreamError};
+use transport::{CallError, Connection, Deadline, Endpoint, Expect, RecvStream, SendStream, StreamError};
 
 use super::dispatch::{Dispatch, DispatchError, Events};
 use crate::view::ReadyReplica;
 
 /// Longest that connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a replica may say nothing before it is asked whether it is there.
+const SILENCE: Duration = Duration::from_secs(1);
+/// Longest that its answer may take. Together with [`SILENCE`] well below QUIC's own idle timeout: a killed worker leaves
+/// nobody behind who would close the connection.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(2500);
 /// Most connections kept; above it those that nobody uses go.
 const CONNECTIONS_MAX: usize = 256;
 
@@ -84,7 +89,7 @@ impl Dispatch for QuicDispatch {
             Ok::<_, StreamError>((send, recv))
         };
         match opened.await {
-            Ok((send, recv)) => Ok(Box::new(QuicEvents { send, recv, epoch: replica.epoch })),
+            Ok((send, recv)) => Ok(Box::new(QuicEvents { connection, send, recv, epoch: replica.epoch })),
             Err(e) => {
                 self.forget(key);
                 // The request has not arrived whole, so the replica has not begun with it.
@@ -95,6 +100,7 @@ impl Dispatch for QuicDispatch {
 }
 
 struct QuicEvents {
+    connection: Connection,
     /// Stays open while the request runs: dropped, it resets the stream, which is what cancels.
     send: SendStream,
     recv: RecvStream,
@@ -104,13 +110,33 @@ struct QuicEvents {
 #[async_trait]
 impl Events for QuicEvents {
     async fn next(&mut self, deadline: Instant) -> Result<GenerateEvent, DispatchError> {
-        let event =
-            self.recv.recv_message::<GenerateEvent>(self.epoch, Deadline::at(deadline)).await.map_err(failed)?;
+        let event = loop {
+            let event = self.recv.recv_message::<GenerateEvent>(self.epoch, Deadline::at(deadline));
+            tokio::select! {
+                biased;
+                event = event => break event.map_err(failed)?,
+                alive = alive_after_silence(&self.connection, self.epoch) => alive?,
+            }
+        };
         if matches!(event, GenerateEvent::Finished(_) | GenerateEvent::Failed { .. }) {
             // Fails only where the replica has closed its half of the request already.
             let _ = self.send.finish();
         }
         Ok(event)
+    }
+}
+
+/// Lets a silence pass, then asks the replica for a sign of life; a refusal is one too. A connection without one is
+/// closed, which tells every request on it.
+async fn alive_after_silence(connection: &Connection, epoch: Epoch) -> Result<(), DispatchError> {
+    tokio::time::sleep(SILENCE).await;
+    match connection.call::<Ping, Ping>(epoch, &Ping { nonce: 0 }, PROBE_TIMEOUT).await {
+        Ok(_) | Err(CallError::Refused(_) | CallError::Stream(_)) => Ok(()),
+        Err(CallError::Lost(lost)) => Err(DispatchError::Lost { reason: format!("connection lost: {lost}") }),
+        Err(CallError::Deadline { waited }) => {
+            connection.close("no sign of life");
+            Err(DispatchError::Lost { reason: format!("no sign of life within {waited:?}") })
+        }
     }
 }
 

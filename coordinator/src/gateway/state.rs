@@ -71,17 +71,18 @@ impl App {
         }
     }
 
-    /// Runs work that would hold up the runtime: parsing, rendering and encoding of what may be megabytes. As many at a
-    /// time as there are requests in flight.
+    /// Runs work that would hold up the runtime: parsing, rendering and encoding of what may be megabytes. It holds the
+    /// request's place until it is done, also when the client has gone, so there is never more of it than places.
     ///
     /// # Errors
     /// Those of `work`; [`ApiError::Internal`] when it panics.
     pub(super) async fn off_runtime<T: Send + 'static>(
         self: &Arc<Self>,
+        permit: Permit,
         work: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static,
-    ) -> Result<T, ApiError> {
+    ) -> Result<(Permit, T), ApiError> {
         let app = self.clone();
-        match tokio::task::spawn_blocking(move || work(&app)).await {
+        match tokio::task::spawn_blocking(move || work(&app).map(|done| (permit, done))).await {
             Ok(done) => done,
             Err(error) => {
                 tracing::error!(%error, "preparing a request failed");

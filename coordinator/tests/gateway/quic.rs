@@ -6,7 +6,7 @@ use std::sync::Arc;
 use coordinator::GatewayLimits;
 use coordinator::gateway::{Gateway, GatewayConfig};
 use coordinator::view::{ClusterView, ReadyReplica, ServedDeployment};
-use protocol::frame::{Refusal, RefusalCode};
+use protocol::frame::{Ping, Refusal, RefusalCode};
 use protocol::generate::{FinishReason, GenerateEvent, GenerateRequest, TokenOutput};
 use protocol::plan::RankAddr;
 use protocol::{ClusterId, Epoch, Identity, NodeId, Rank, ReplicaId, Role};
@@ -218,4 +218,33 @@ async fn a_node_of_another_name_is_not_spoken_to() {
     };
     assert_eq!((told.status.as_u16(), told.error()["code"].as_str()), (502, Some("replica_lost")));
     assert!(told.error()["message"].as_str().unwrap().contains("node-9"), "{}", told.body);
+}
+
+#[tokio::test]
+async fn a_silent_rank_0_is_asked_for_a_sign_of_life() {
+    let cluster = Cluster::new().await;
+    let asked = cluster.ask(&hi_with(json!({})));
+    let connection = soon(cluster.rank0.accept()).await.unwrap();
+    let (_, mut send, _recv) = request(&connection).await;
+    let (mut probe, mut probed) = soon(connection.accept_stream()).await.unwrap();
+    let ping = probed.recv_message::<Ping>(EPOCH, PATIENCE).await.unwrap();
+    probe.send(EPOCH, &ping, PATIENCE).await.unwrap();
+    probe.finish().unwrap();
+    let (mut probe, _probed) = soon(connection.accept_stream()).await.unwrap();
+    let refusal = Refusal { code: RefusalCode::BadRequest, detail: "no requests of this kind here".to_owned() };
+    probe.refuse(EPOCH, &refusal, PATIENCE).await.unwrap();
+    let (_probe, _probed) = soon(connection.accept_stream()).await.unwrap();
+    answer(&mut send, &[GenerateEvent::Finished(FinishReason::Length)]).await;
+    assert_eq!(soon(asked).await.unwrap().status, 200, "slow is not lost");
+}
+
+#[tokio::test]
+async fn a_rank_0_without_a_sign_of_life_is_lost() {
+    let cluster = Cluster::new().await;
+    let asked = cluster.ask(&hi_with(json!({})));
+    let connection = soon(cluster.rank0.accept()).await.unwrap();
+    let _streams = request(&connection).await;
+    let told = soon(asked).await.unwrap();
+    assert_eq!((told.status.as_u16(), told.error()["code"].as_str()), (502, Some("replica_lost")));
+    assert!(told.error()["message"].as_str().unwrap().contains("no sign of life"), "{}", told.body);
 }
