@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::zeroed::ZeroedLanes;
 use crate::error::{KernelError, expect_len};
 use crate::simd::{F32x16, LANES};
 
@@ -29,25 +30,27 @@ pub struct KvLayer {
     kv_heads: usize,
     head_dim: usize,
     /// `[blocks, kv_heads, head_dim]` groups of 16 slots.
-    keys: Vec<F32x16>,
+    keys: ZeroedLanes,
     /// `[blocks, kv_heads, ⌈head_dim / 16⌉, 16 slots]` groups of 16 dimensions.
-    values: Vec<F32x16>,
+    values: ZeroedLanes,
 }
 
 impl KvLayer {
-    /// A cache of `blocks` blocks of [`BLOCK_TOKENS`] slots, zeroed: all of its memory is taken now, not when it fills.
+    /// A cache of `blocks` blocks of [`BLOCK_TOKENS`] slots. Its addresses are taken now, its memory by the
+    /// system as blocks are first written; who places caches sees to it that there is enough for all of
+    /// [`Self::bytes_for`].
     ///
     /// # Panics
-    /// As [`Vec`], when there is no such amount of memory.
+    /// As [`Vec`], when there is no such amount of address space.
     #[must_use]
     pub fn new(blocks: usize, kv_heads: usize, head_dim: usize) -> Self {
         let heads = blocks.saturating_mul(kv_heads);
-        let keys = vec![F32x16::ZERO; heads.saturating_mul(head_dim)];
-        let values = vec![F32x16::ZERO; heads.saturating_mul(head_dim.next_multiple_of(LANES))];
+        let keys = ZeroedLanes::new(heads.saturating_mul(head_dim));
+        let values = ZeroedLanes::new(heads.saturating_mul(head_dim.next_multiple_of(LANES)));
         Self { blocks, kv_heads, head_dim, keys, values }
     }
 
-    /// Bytes that a cache of this shape holds.
+    /// Bytes that a cache of this shape holds once all its blocks are written.
     #[must_use]
     pub fn bytes_for(blocks: usize, kv_heads: usize, head_dim: usize) -> usize {
         let per_head = head_dim.saturating_add(head_dim.next_multiple_of(LANES)).saturating_mul(size_of::<F32x16>());

@@ -6,6 +6,7 @@
 
 mod kv;
 mod softmax;
+mod zeroed;
 
 pub use kv::{AttnSeq, BLOCK_TOKENS, KvLayer};
 

@@ -10,13 +10,14 @@ mod avx2;
 mod avx512;
 mod scalar;
 
+use bytemuck::{Pod, Zeroable};
 use half::bf16;
 
 /// Lanes of a vector, output rows of a tile, tokens of a KV block.
 pub(crate) const LANES: usize = 16;
 
 /// Sixteen f32, aligned to a cache line.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub(crate) struct F32x16(pub(crate) [f32; LANES]);
 
@@ -31,8 +32,7 @@ impl F32x16 {
 
 /// Row-major f32 view of lanes.
 pub(crate) fn as_floats(lanes: &[F32x16]) -> &[f32] {
-    // SAFETY: `F32x16` is repr(C) over [f32; 16] and 64 bytes large, so `lanes` is `16 * len` f32 without padding.
-    unsafe { std::slice::from_raw_parts(lanes.as_ptr().cast(), lanes.len() * LANES) }
+    bytemuck::cast_slice(lanes)
 }
 
 /// Operations on sixteen lanes. A value of the type is the proof that the machine has the instructions.
