@@ -133,9 +133,9 @@ async fn alive_after_silence(connection: &Connection, epoch: Epoch) -> Result<()
     match connection.call::<Ping, Ping>(epoch, &Ping { nonce: 0 }, PROBE_TIMEOUT).await {
         Ok(_) | Err(CallError::Refused(_) | CallError::Stream(_)) => Ok(()),
         Err(CallError::Lost(lost)) => Err(DispatchError::Lost { reason: format!("connection lost: {lost}") }),
-        Err(CallError::Deadline { waited }) => {
+        Err(CallError::Deadline { .. }) => {
             connection.close("no sign of life");
-            Err(DispatchError::Lost { reason: format!("no sign of life within {waited:?}") })
+            Err(DispatchError::Lost { reason: format!("no sign of life within {PROBE_TIMEOUT:?}") })
         }
     }
 }
