@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::error::{CheckIsLeaderError, ClientWriteError, ForwardToLeader, InitializeError, RaftError};
+use openraft::error::{CheckIsLeaderError, ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError};
 use openraft::{ServerState, SnapshotPolicy};
 use protocol::raft::RaftCall;
 use protocol::{ClusterId, CoordinatorId, Term};
@@ -297,9 +297,9 @@ impl Consensus {
     pub async fn failed(&self) -> String {
         let mut metrics = self.inner.raft.metrics();
         let stopped = metrics.wait_for(|m| m.running_state.is_err()).await;
-        match stopped.map(|m| m.running_state.clone()) {
-            Ok(Err(openraft::error::Fatal::Stopped)) | Ok(Ok(())) | Err(_) => std::future::pending().await,
-            Ok(Err(fatal)) => fatal.to_string(),
+        match stopped.ok().and_then(|m| m.running_state.as_ref().err().cloned()) {
+            Some(Fatal::Stopped) | None => std::future::pending().await,
+            Some(fatal) => fatal.to_string(),
         }
     }
 
