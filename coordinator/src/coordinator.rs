@@ -105,11 +105,17 @@ impl Coordinator {
         let cancel_on_drop = cancel.clone().drop_guard();
         let tasks = TaskTracker::new();
         let Prepared { identity, ca, state_dir, config } = prepare(config).await?;
-        let endpoint = Endpoint::bind(config.internal_listen, &identity, &[Role::Coordinator, Role::Node])?;
         let admin = Admin::bind(config.admin_listen, &identity).await?;
+        let endpoint = Endpoint::bind(config.internal_listen, &identity, &[Role::Coordinator, Role::Node])?;
         let (view_tx, view) = watch::channel(Arc::default());
         let public = GatewayConfig { listen: config.public_listen, limits: config.gateway };
-        let gateway = Gateway::start(public, view.clone(), endpoint.clone(), cancel.clone()).await?;
+        let gateway = match Gateway::start(public, view.clone(), endpoint.clone(), cancel.clone()).await {
+            Ok(gateway) => gateway,
+            Err(e) => {
+                release(endpoint).await;
+                return Err(e.into());
+            }
+        };
         let raft =
             ConsensusConfig { id: config.id, members: &config.members, dir: state_dir.path(), timings: config.raft };
         let consensus = match Consensus::start(raft, &endpoint, &tasks, &cancel).await {
@@ -119,7 +125,7 @@ impl Coordinator {
                 tasks.close();
                 tasks.wait().await;
                 gateway.shutdown(Duration::ZERO).await;
-                endpoint.close("not started", CLOSE_TIMEOUT).await;
+                release(endpoint).await;
                 return Err(e.into());
             }
         };
