@@ -84,6 +84,10 @@ pub enum CollectiveError {
         /// How.
         reason: String,
     },
+    /// The device or its communicator failed.
+    #[cfg(feature = "nccl")]
+    #[error(transparent)]
+    Nccl(#[from] super::NcclError),
 }
 
 impl CollectiveError {

@@ -8,6 +8,8 @@
 mod abort;
 mod error;
 mod local;
+#[cfg(feature = "nccl")]
+mod nccl;
 mod quic;
 mod reduce;
 
@@ -21,6 +23,8 @@ use crate::Deadline;
 pub use abort::AbortHandle;
 pub use error::{CollectiveError, FormError};
 pub use local::LocalCollective;
+#[cfg(feature = "nccl")]
+pub use nccl::{CudaOrdinal, NcclError, NcclGroup, NcclId, check_libraries};
 pub use quic::{GroupConfig, LinkStats, QuicGroup};
 
 /// One rank's end of a group. Every call blocks its thread; all ranks make the same collective calls in the same order.

@@ -206,6 +206,12 @@ impl QuicGroup {
         self.note(done)
     }
 
+    /// Whether it is formed and has not failed since.
+    #[must_use]
+    pub fn is_formed(&self) -> bool {
+        matches!(self.state, State::Formed(_))
+    }
+
     /// How each link of a formed group does, in rank order.
     #[must_use]
     pub fn link_stats(&mut self) -> Vec<LinkStats> {
@@ -242,7 +248,7 @@ impl QuicGroup {
         result
     }
 
-    pub(super) fn dissolve(&mut self, reason: &str) {
+    pub(in crate::collective) fn dissolve(&mut self, reason: &str) {
         if matches!(std::mem::replace(&mut self.state, State::Idle), State::Formed(_)) {
             tracing::warn!(reason, "group dissolved");
         }
