@@ -313,13 +313,19 @@ fn steer(
     superseded: bool,
     now: Instant,
 ) -> Option<Command> {
-    let Process::Running { told } = &mut worker.process else { return None };
+    let soon = now + STOP_DEADLINE + KILL_MARGIN;
+    let told = match &mut worker.process {
+        Process::Running { told } => told,
+        // The next epoch came while it drained: it is waited for.
+        Process::Stopping { kill_at: Some(at) } if superseded && *at > soon => {
+            return Some(stop(key, worker, STOP_DEADLINE, now));
+        }
+        Process::Stopping { .. } | Process::Ended => return None,
+    };
     let Some(order) = order else {
         let serves = matches!(worker.phase, WorkerPhase::Serving);
         let deadline = if serves && !superseded { DRAIN_DEADLINE } else { STOP_DEADLINE };
-        worker.process = Process::Stopping { kill_at: Some(now + deadline + KILL_MARGIN) };
-        let deadline_ms = u32::try_from(deadline.as_millis()).expect("seconds");
-        return Some(Command::Tell { key, message: ToWorker::Drain { deadline_ms } });
+        return Some(stop(key, worker, deadline, now));
     };
     let (next, message) = match (&order.goal, &worker.phase) {
         (RankGoal::Connect { peers }, WorkerPhase::Loaded { .. }) => {
@@ -333,6 +339,12 @@ fn steer(
     }
     *told = next;
     Some(Command::Tell { key, message })
+}
+
+fn stop(key: RankKey, worker: &mut Worker, deadline: Duration, now: Instant) -> Command {
+    worker.process = Process::Stopping { kill_at: Some(now + deadline + KILL_MARGIN) };
+    let deadline_ms = u32::try_from(deadline.as_millis()).expect("seconds");
+    Command::Tell { key, message: ToWorker::Drain { deadline_ms } }
 }
 
 /// The key of an order.

@@ -179,6 +179,15 @@ fn the_next_epoch_starts_when_the_superseded_worker_is_gone() {
 }
 
 #[test]
+fn a_draining_worker_is_hurried_when_its_replica_goes_on_without_it() {
+    let mut case = Case::serving();
+    assert_eq!(case.apply(orders(1, vec![])), [drain(1, DRAIN_DEADLINE)]);
+    assert_eq!(case.apply(orders(1, vec![order(2, RankGoal::Load)])), [drain(1, STOP_DEADLINE)]);
+    assert!(case.apply(orders(1, vec![order(2, RankGoal::Load)])).is_empty(), "told once");
+    assert_eq!(case.supervisor.next_deadline(), Some(case.now + STOP_DEADLINE + KILL_MARGIN));
+}
+
+#[test]
 fn an_exit_is_reported_with_its_cause_and_never_restarted_in_that_epoch() {
     let mut case = Case::serving();
     assert!(case.apply(exited(1)).is_empty());
