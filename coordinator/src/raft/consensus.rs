@@ -231,18 +231,32 @@ impl Consensus {
     /// # Errors
     /// [`ReadError`].
     pub async fn read(&self, timeout: Duration) -> Result<AppliedState, ReadError> {
-        let until = Instant::now() + timeout;
-        let leader = self.inner.leadership.borrow().leader;
-        let index = match leader {
-            Some(leader) if leader != self.inner.id => self.read_index_at(leader, timeout).await?,
-            _ => self.read_index_here(timeout).await?,
+        let stopped = || ReadError::Stopped { reason: "shutting down".to_owned() };
+        let confirmed = async {
+            let index = self.read_index(timeout).await?;
+            let mut applied = self.applied();
+            let state = applied.wait_for(|a| a.index >= index).await.map_err(|_| stopped())?;
+            Ok(state.clone())
         };
-        let mut applied = self.applied();
-        let caught_up = tokio::time::timeout_at(until, applied.wait_for(|a| a.index >= index)).await;
-        match caught_up {
-            Ok(Ok(state)) => Ok(state.clone()),
-            Ok(Err(_)) => Err(ReadError::Stopped { reason: "shutting down".to_owned() }),
-            Err(_) => Err(ReadError::NoQuorum { waited_ms: timeout.as_millis() as u64 }),
+        let no_quorum = ReadError::NoQuorum { waited_ms: timeout.as_millis() as u64 };
+        tokio::time::timeout(timeout, confirmed).await.unwrap_or(Err(no_quorum))
+    }
+
+    /// The index up to which a read must have applied, from whoever leads; waits for a leader as long as it is let.
+    async fn read_index(&self, timeout: Duration) -> Result<u64, ReadError> {
+        let mut leadership = self.leadership();
+        loop {
+            let known = leadership.wait_for(|l| l.leader.is_some()).await;
+            let leader = known.ok().and_then(|l| l.leader).unwrap_or(self.inner.id);
+            let index = if leader == self.inner.id {
+                self.read_index_here(timeout).await
+            } else {
+                self.read_index_at(leader, timeout).await
+            };
+            match index {
+                Err(ReadError::NotLeader { .. }) => tokio::time::sleep(FORWARD_PAUSE).await,
+                other => return other,
+            }
         }
     }
 
@@ -250,7 +264,8 @@ impl Consensus {
         let no_quorum = ReadError::NoQuorum { waited_ms: timeout.as_millis() as u64 };
         match self.inner.links.call(leader, RaftCall::ReadIndex, Vec::new(), timeout).await {
             Ok(body) => codec::decode(&body).unwrap_or(Err(no_quorum)),
-            Err(_) => Err(no_quorum),
+            Err(LinkError::Down { .. }) => Err(ReadError::NotLeader { leader: None }),
+            Err(LinkError::Call { .. }) => Err(no_quorum),
         }
     }
 

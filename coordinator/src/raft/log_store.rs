@@ -16,7 +16,7 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinitio
 use serde::de::DeserializeOwned;
 
 use super::codec::{self, CodecError};
-use super::type_config::{Entry, LogId, NodeId, StorageError, StorageIOError, TypeConfig, Vote};
+use super::type_config::{Entry, LogId, StorageError, StorageIOError, TypeConfig, Vote};
 
 const FILE: &str = "raft.redb";
 /// Entries by index.
@@ -273,6 +273,3 @@ fn remove(tx: &WriteTransaction, range: impl RangeBounds<u64>) -> Result<(), red
     table.retain_in::<u64, _>(bounds, |_, _| false)?;
     Ok(())
 }
-
-/// Node ids of openraft are those of [`protocol::CoordinatorId`].
-const _: fn(NodeId) -> protocol::CoordinatorId = protocol::CoordinatorId;

@@ -1,12 +1,19 @@
 //! openraft's own suite of tests for stores, and what it does not cover: reopening and damage.
 
-use openraft::StorageError;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::testing::{StoreBuilder, Suite};
+use openraft::{CommittedLeaderId, EntryPayload, RaftLogReader, StorageError};
+use protocol::{Epoch, ReplicaId};
+use redb::{Database, TableDefinition};
 use tempfile::TempDir;
 
-use super::log_store::LogStore;
+use super::log_store::{LogError, LogStore};
 use super::state_machine::StateMachine;
-use super::type_config::TypeConfig;
+use super::type_config::{Entry, LogId, TypeConfig, Vote};
+use crate::state::{Command, ReplicaCommand};
 
 struct OnDisk;
 
@@ -22,4 +29,81 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for OnDisk {
 #[test]
 fn the_stores_pass_openrafts_suite() {
     Suite::test_all(OnDisk).expect("every test of the suite");
+}
+
+fn entry(index: u64) -> Entry {
+    let lose = ReplicaCommand::Lose { replica: ReplicaId(index), epoch: Epoch(1), reason: "x".repeat(200) };
+    let log_id = LogId::new(CommittedLeaderId::new(1, 1), index);
+    Entry { log_id, payload: EntryPayload::Normal(Command::Replica(lose)) }
+}
+
+/// A log of twenty entries and a vote, closed.
+async fn written(dir: &Path) -> Vec<Entry> {
+    let entries: Vec<_> = (0..20).map(entry).collect();
+    let mut log = LogStore::open(dir).expect("empty");
+    log.save_vote(&Vote::new(3, 2)).await.expect("written");
+    log.blocking_append(entries.clone()).await.expect("written");
+    entries
+}
+
+fn file(dir: &Path) -> PathBuf {
+    dir.join("raft.redb")
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_opening_anew() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let entries = written(dir.path()).await;
+    let mut log = LogStore::open(dir.path()).expect("whole");
+    assert_eq!(log.try_get_log_entries(..).await.expect("readable"), entries);
+    assert_eq!(log.read_vote().await.expect("readable"), Some(Vote::new(3, 2)));
+    let limited = log.limited_get_log_entries(5, 8).await.expect("readable");
+    assert_eq!(limited, &entries[5..8]);
+}
+
+#[tokio::test]
+async fn a_changed_or_missing_record_is_named_with_what_to_do() {
+    const LOG: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("log");
+    for change in ["flip", "remove"] {
+        let dir = tempfile::tempdir().expect("a directory");
+        written(dir.path()).await;
+        let db = Database::open(file(dir.path())).expect("a database");
+        let tx = db.begin_write().expect("a transaction");
+        {
+            let mut table = tx.open_table(LOG).expect("the log");
+            let record = table.remove(7).expect("readable").expect("there").value().to_vec();
+            if change == "flip" {
+                let mut record = record;
+                record[30] ^= 4;
+                table.insert(7, record.as_slice()).expect("written");
+            }
+        }
+        tx.commit().expect("committed");
+        drop(db);
+        let error = LogStore::open(dir.path()).expect_err("not what was written");
+        assert!(matches!(error, LogError::Damaged { .. } | LogError::Hole { .. }), "{error}");
+        let line = error.to_string();
+        assert!(line.contains("entry 7") && line.contains("replace this coordinator"), "{line}");
+        assert_eq!(line.lines().count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_byte_anywhere_in_the_file_is_never_silently_wrong() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let entries = written(dir.path()).await;
+    let good = fs::read(file(dir.path())).expect("readable");
+    let used: Vec<_> = (0..good.len()).filter(|i| good[*i] != 0).collect();
+    let mut refused = 0;
+    for at in used.iter().step_by(used.len() / 60) {
+        let mut bytes = good.clone();
+        bytes[*at] ^= 0x10;
+        fs::write(file(dir.path()), bytes).expect("written");
+        match LogStore::open(dir.path()) {
+            Err(_) => refused += 1,
+            // The byte was of a page that is not in use.
+            Ok(mut log) => assert_eq!(log.try_get_log_entries(..).await.expect("readable"), entries, "byte {at}"),
+        }
+    }
+    assert!(refused > 0, "no byte that was flipped mattered");
 }

@@ -256,7 +256,7 @@ impl Turn {
 /// One after the other; what is refused makes the rest moot.
 async fn propose(consensus: &Consensus, commands: Vec<Command>) -> Result<(), ProposeError> {
     for command in commands {
-        tracing::info!(?command, "reconciling");
+        tracing::info!(%command, "reconciling");
         consensus.propose_here(command, PROPOSE_TIMEOUT).await?;
     }
     Ok(())

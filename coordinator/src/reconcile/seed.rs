@@ -103,3 +103,65 @@ fn command(
     }
     Some(DeploymentCommand::Put { expected, spec: Box::new(spec) })
 }
+
+#[cfg(test)]
+mod tests {
+    use protocol::Dtype;
+
+    use super::*;
+    use crate::state::fixtures::{spec, world};
+
+    fn seed() -> DeploymentSeed {
+        let spec = spec(2, 1);
+        DeploymentSeed {
+            name: spec.name,
+            model_dir: spec.model.dir.into(),
+            served_names: spec.served_names,
+            tp: spec.tp,
+            replicas: spec.replicas,
+            dtype: Dtype::F32,
+            threads_per_worker: spec.threads_per_worker,
+            kv_tokens: spec.kv_tokens,
+            context_tokens: spec.context_tokens,
+            max_seqs: spec.max_seqs,
+            step_tokens: spec.step_tokens,
+        }
+    }
+
+    fn bring(state: &mut ClusterState, seed: &DeploymentSeed, record: Result<&ModelRecord, &String>) -> usize {
+        let mut changes = 0;
+        while let Some(change) = command(seed, record, state) {
+            state.apply(Command::Deployment(change)).expect("planned against this state");
+            changes += 1;
+            assert!(changes < 5, "no end of changes");
+        }
+        changes
+    }
+
+    #[test]
+    fn the_state_is_brought_to_the_configuration_once_and_again_when_that_changes() {
+        let record = spec(2, 1).model;
+        let mut state = ClusterState::default();
+        assert_eq!(bring(&mut state, &seed(), Ok(&record)), 1);
+        assert_eq!(bring(&mut state, &seed(), Ok(&record)), 0);
+        let other = DeploymentSeed { tp: world(1), ..seed() };
+        assert_eq!(bring(&mut state, &other, Ok(&record)), 1);
+        assert_eq!(state.deployments["nano"].spec.generation, Generation(2));
+        let newer = ModelRecord { digest: "11".repeat(32), ..record };
+        assert_eq!(bring(&mut state, &other, Ok(&newer)), 1);
+        assert_eq!(state.deployments["nano"].spec.model, newer);
+    }
+
+    #[test]
+    fn an_unreadable_model_is_said_and_taken_back_and_what_runs_stays() {
+        let record = spec(2, 1).model;
+        let mut state = ClusterState::default();
+        bring(&mut state, &seed(), Ok(&record));
+        let gone = "no such directory".to_owned();
+        assert_eq!(bring(&mut state, &seed(), Err(&gone)), 1);
+        assert_eq!(state.unreadable["nano"], gone);
+        assert_eq!(state.deployments["nano"].spec.generation, Generation(1));
+        assert_eq!(bring(&mut state, &seed(), Ok(&record)), 1);
+        assert!(state.unreadable.is_empty());
+    }
+}

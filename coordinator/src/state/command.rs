@@ -2,6 +2,8 @@
 //!
 //! These types stand in the log on disk: variants are added at the end, none is changed or taken away.
 
+use std::fmt;
+
 use protocol::lease::Inventory;
 use protocol::plan::RankAddr;
 use protocol::{DeploymentSpec, Epoch, Generation, NodeId, Plan, ReplicaId};
@@ -140,6 +142,57 @@ pub enum ReplicaCommand {
         /// Its last group's.
         epoch: Epoch,
     },
+}
+
+/// One line for a log: what, on which, in which epoch; never a whole plan or specification.
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(c) => c.fmt(f),
+            Self::Deployment(c) => c.fmt(f),
+            Self::Replica(c) => c.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for NodeCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Register { node, incarnation, .. } => write!(f, "register node {node}, incarnation {incarnation}"),
+            Self::Leaving { node, .. } => write!(f, "node {node} is leaving"),
+            Self::Down { node, reason, .. } => write!(f, "node {node} is down: {reason}"),
+        }
+    }
+}
+
+impl fmt::Display for DeploymentCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Put { spec, .. } => {
+                write!(f, "put deployment {}: {} x tp {} of {}", spec.name, spec.replicas, spec.tp, spec.model.name)
+            }
+            Self::Block { name, reason: Some(reason), .. } => write!(f, "deployment {name} is blocked: {reason}"),
+            Self::Block { name, reason: None, .. } => write!(f, "deployment {name} is no longer blocked"),
+            Self::Unreadable { name, reason: Some(reason) } => write!(f, "deployment {name} is unreadable: {reason}"),
+            Self::Unreadable { name, reason: None } => write!(f, "deployment {name} is readable again"),
+        }
+    }
+}
+
+impl fmt::Display for ReplicaCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create { deployment, generation } => {
+                write!(f, "create a replica of {deployment}, generation {generation}")
+            }
+            Self::Form { replica, epoch, .. } => write!(f, "form replica {replica}, epoch {epoch}"),
+            Self::CommitReady { replica, epoch, .. } => write!(f, "replica {replica} is ready, epoch {epoch}"),
+            Self::Lose { replica, epoch, reason } => write!(f, "replica {replica}, epoch {epoch} is lost: {reason}"),
+            Self::Fail { replica, epoch, reason } => write!(f, "replica {replica}, epoch {epoch} failed: {reason}"),
+            Self::Drain { replica, epoch, reason } => write!(f, "drain replica {replica}, epoch {epoch}: {reason}"),
+            Self::Remove { replica, epoch } => write!(f, "remove replica {replica}, epoch {epoch}"),
+        }
+    }
 }
 
 /// What an accepted command did.
