@@ -125,12 +125,7 @@ fn prepare(spec: &UpSpec, home: &Home, public: &[SocketAddr]) -> Result<Config, 
     let plan = MemoryPlan::new(&config.deployment, &model, nodes).map_err(Failure::refused)?;
     let names = config.deployment.names().join(", ");
     let (tp, dtype) = (spec.tp, spec.dtype.as_str());
-    print(&format!(
-        "{names} ({}) at tp {tp}, {dtype}, on {} nodes\n{}\n",
-        model_dir.display(),
-        spec.nodes,
-        plan.text()
-    ))?;
+    print(&format!("{names} ({}) at tp {tp}, {dtype}\n{}\n", model_dir.display(), plan.text()))?;
     Ok(config)
 }
 
@@ -172,10 +167,12 @@ fn welcome(spec: &UpSpec, home: &Home, config: &Config, took: Duration) -> Strin
     let body = serde_json::json!({
         "model": model, "messages": [{ "role": "user", "content": "打开微信" }], "temperature": 0
     });
-    let replicas = if spec.replicas == 1 { "1 replica".to_owned() } else { format!("{} replicas", spec.replicas) };
+    let many = |n: u16, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
+    let (replicas, nodes) = (many(spec.replicas, "replica"), many(spec.nodes, "node"));
+    let coordinators = many(spec.coordinators, "coordinator");
     let dir = home.dir().display();
     format!(
-        "ready in {:.1} s: {replicas} of {model} at tp {}, {} nodes, {} coordinators\n\n\
+        "ready in {:.1} s: {replicas} of {model} at tp {}, {nodes}, {coordinators}\n\n\
          endpoint  {url}/v1{also}\n\
          try       curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'\n\
          \x20         shardglm chat --url {url} \"打开微信\"\n\
@@ -183,8 +180,6 @@ fn welcome(spec: &UpSpec, home: &Home, config: &Config, took: Duration) -> Strin
          stop      Ctrl-C drains and stops; logs until then in {dir}/logs\n",
         took.as_secs_f64(),
         spec.tp,
-        spec.nodes,
-        spec.coordinators,
     )
 }
 

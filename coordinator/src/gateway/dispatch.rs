@@ -58,6 +58,16 @@ pub trait Dispatch: Send + Sync + 'static {
         request: &GenerateRequest,
         deadline: Instant,
     ) -> Result<Box<dyn Events>, DispatchError>;
+
+    /// Whether rank 0 of `replica` can be reached: committed Ready says that it served once, perhaps before this
+    /// whole cluster was started anew.
+    ///
+    /// # Errors
+    /// [`DispatchError::Unreachable`].
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    async fn reach(&self, replica: &ReadyReplica, deadline: Instant) -> Result<(), DispatchError>;
 }
 
 /// The events of one request. Dropping it cancels the request at the replica.

@@ -3,6 +3,7 @@
 //! Invariant: ready is 200 only when a request for every deployment would be taken now.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -13,6 +14,9 @@ use super::bundles::BundleState;
 use super::reply::json;
 use super::state::App;
 use crate::view::ServedDeployment;
+
+/// How long a replica may take to be reached: ready must follow what is so within two seconds.
+const REACH_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Serialize)]
 struct Health {
@@ -54,6 +58,7 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     }
     for deployment in &view.deployments {
         reasons.extend(missing(&app, deployment));
+        reasons.extend(unreachable(&app, deployment).await);
     }
     answer(&health(&app, reasons))
 }
@@ -70,6 +75,18 @@ fn missing(app: &App, deployment: &ServedDeployment) -> Vec<String> {
         BundleState::Failed(reason, _) => reasons.push(format!("deployment `{name}`: {reason}")),
     }
     reasons
+}
+
+/// Why none of the replicas that are committed Ready can be reached; `None` where one can, or where there is none.
+async fn unreachable(app: &App, deployment: &ServedDeployment) -> Option<String> {
+    let mut last = None;
+    for replica in &deployment.replicas {
+        match app.dispatch.reach(replica, Instant::now() + REACH_TIMEOUT).await {
+            Ok(()) => return None,
+            Err(error) => last = Some(error),
+        }
+    }
+    last.map(|error| format!("deployment `{}`: {error}", deployment.spec.name))
 }
 
 fn health(app: &App, reasons: Vec<String>) -> Health {

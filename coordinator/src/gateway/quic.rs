@@ -97,6 +97,10 @@ impl Dispatch for QuicDispatch {
             }
         }
     }
+
+    async fn reach(&self, replica: &ReadyReplica, deadline: Instant) -> Result<(), DispatchError> {
+        self.connection(replica, deadline).await.map(drop)
+    }
 }
 
 struct QuicEvents {

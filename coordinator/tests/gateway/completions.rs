@@ -112,6 +112,11 @@ async fn health_says_what_is_missing() {
         told["deployments"],
         json!([{"name": "main", "generation": 1, "replicas_wanted": 1, "replicas_ready": 1}])
     );
+    h.seen.reachable.send_replace(false);
+    let told = h.get("/health/ready").await;
+    assert_eq!(told.status, 503, "committed Ready is not enough");
+    assert_eq!(told.json()["reasons"][0], "deployment `main`: cannot reach the replica: nobody listens");
+    h.seen.reachable.send_replace(true);
     h.serve(0);
     assert_eq!(h.get("/health/ready").await.status, 503);
 }

@@ -46,7 +46,8 @@ fn node_endpoint(ca: &ClusterCa, name: &str) -> Endpoint {
 }
 
 impl Cluster {
-    async fn new() -> Self {
+    /// Ready, with the gateway's connection to rank 0.
+    async fn new() -> (Self, Connection) {
         let ca = ClusterCa::create(ClusterId::from_bytes([7; 16])).unwrap();
         let rank0 = node_endpoint(&ca, "node-1");
         let ours = Endpoint::bind(loopback(), &identity(&ca, Role::Coordinator, "c-1"), &[]).unwrap();
@@ -57,15 +58,16 @@ impl Cluster {
         write_model(dir.path());
         let cluster = Self { ca, gateway, view, rank0, dir };
         cluster.serve(EPOCH, cluster.rank0.local_addr(), "node-1");
-        soon(async {
+        // Ready dials rank 0, so somebody must accept meanwhile.
+        let ready = async {
             while cluster.send(hyper::Request::get("/health/ready").body(Default::default()).unwrap()).await.status
                 != 200
             {
                 tokio::task::yield_now().await;
             }
-        })
-        .await;
-        cluster
+        };
+        let (connection, ()) = soon(async { tokio::join!(cluster.rank0.accept(), ready) }).await;
+        (cluster, connection.unwrap())
     }
 
     fn serve(&self, epoch: Epoch, serve: SocketAddr, node: &str) {
@@ -107,9 +109,8 @@ async fn answer(send: &mut SendStream, events: &[GenerateEvent]) {
 
 #[tokio::test]
 async fn requests_share_one_connection_to_rank_0() {
-    let cluster = Cluster::new().await;
+    let (cluster, connection) = Cluster::new().await;
     let first = cluster.ask(&hi_with(json!({})));
-    let connection = soon(cluster.rank0.accept()).await.unwrap();
     let (generate, mut send, _recv) = request(&connection).await;
     assert_eq!((generate.replica, generate.prompt_ids), (ReplicaId(1), hi_ids()));
     answer(&mut send, &[tokens(&ids("o")), tokens(&ids("k")), GenerateEvent::Finished(FinishReason::Length)]).await;
@@ -124,9 +125,8 @@ async fn requests_share_one_connection_to_rank_0() {
 
 #[tokio::test]
 async fn a_client_that_goes_away_resets_the_stream() {
-    let cluster = Cluster::new().await;
+    let (cluster, connection) = Cluster::new().await;
     let asked = cluster.ask(&hi_with(json!({"stream": true})));
-    let connection = soon(cluster.rank0.accept()).await.unwrap();
     let (_, mut send, mut recv) = request(&connection).await;
     answer(&mut send, &[tokens(&ids("o"))]).await;
     asked.abort();
@@ -137,9 +137,8 @@ async fn a_client_that_goes_away_resets_the_stream() {
 
 #[tokio::test]
 async fn a_stop_string_resets_the_stream() {
-    let cluster = Cluster::new().await;
+    let (cluster, connection) = Cluster::new().await;
     let asked = cluster.ask(&hi_with(json!({"stop": "k"})));
-    let connection = soon(cluster.rank0.accept()).await.unwrap();
     let (_, mut send, mut recv) = request(&connection).await;
     answer(&mut send, &[tokens(&ids("ok"))]).await;
     assert_eq!(soon(asked).await.unwrap().json()["choices"][0]["message"]["content"], "o");
@@ -148,8 +147,7 @@ async fn a_stop_string_resets_the_stream() {
 
 #[tokio::test]
 async fn refusals_of_rank_0_are_told_by_their_kind() {
-    let cluster = Cluster::new().await;
-    let mut connection = None;
+    let (cluster, connection) = Cluster::new().await;
     for (code, status, told_code) in [
         (RefusalCode::Overloaded, 503, "replica_overloaded"),
         (RefusalCode::WrongEpoch, 503, "replica_overloaded"),
@@ -157,10 +155,7 @@ async fn refusals_of_rank_0_are_told_by_their_kind() {
         (RefusalCode::Internal, 502, "replica_lost"),
     ] {
         let asked = cluster.ask(&hi_with(json!({})));
-        if connection.is_none() {
-            connection = soon(cluster.rank0.accept()).await;
-        }
-        let (_, mut send, _recv) = request(connection.as_ref().unwrap()).await;
+        let (_, mut send, _recv) = request(&connection).await;
         let refusal = Refusal { code, detail: "no".to_owned() };
         send.refuse(EPOCH, &refusal, PATIENCE).await.unwrap();
         let told = soon(asked).await.unwrap();
@@ -170,10 +165,9 @@ async fn refusals_of_rank_0_are_told_by_their_kind() {
 
 #[tokio::test]
 async fn a_lost_rank_0_is_told_and_its_successor_is_dialled() {
-    let mut cluster = Cluster::new().await;
+    let (mut cluster, connection) = Cluster::new().await;
     let body = hi_with(json!({"stream": true})).to_string();
     let asked = tokio::spawn(Open::start(cluster.gateway.addr(), post("/v1/chat/completions", body)));
-    let connection = soon(cluster.rank0.accept()).await.unwrap();
     let (_, mut send, _recv) = request(&connection).await;
     answer(&mut send, &[tokens(&ids("o"))]).await;
     let mut open = soon(asked).await.unwrap();
@@ -198,9 +192,8 @@ async fn a_lost_rank_0_is_told_and_its_successor_is_dialled() {
 
 #[tokio::test]
 async fn events_of_an_older_epoch_are_not_believed() {
-    let cluster = Cluster::new().await;
+    let (cluster, connection) = Cluster::new().await;
     let asked = cluster.ask(&hi_with(json!({})));
-    let connection = soon(cluster.rank0.accept()).await.unwrap();
     let (_, mut send, _recv) = request(&connection).await;
     send.send(Epoch(2), &tokens(&ids("old")), PATIENCE).await.unwrap();
     assert_eq!(soon(asked).await.unwrap().error()["code"], "replica_lost");
@@ -208,8 +201,8 @@ async fn events_of_an_older_epoch_are_not_believed() {
 
 #[tokio::test]
 async fn a_node_of_another_name_is_not_spoken_to() {
-    let cluster = Cluster::new().await;
-    cluster.serve(EPOCH, cluster.rank0.local_addr(), "node-9");
+    let (cluster, _connection) = Cluster::new().await;
+    cluster.serve(EPOCH.next(), cluster.rank0.local_addr(), "node-9");
     let accepting = async { cluster.rank0.accept().await };
     let asked = cluster.ask(&hi_with(json!({})));
     let told = tokio::select! {
@@ -222,9 +215,8 @@ async fn a_node_of_another_name_is_not_spoken_to() {
 
 #[tokio::test]
 async fn a_silent_rank_0_is_asked_for_a_sign_of_life() {
-    let cluster = Cluster::new().await;
+    let (cluster, connection) = Cluster::new().await;
     let asked = cluster.ask(&hi_with(json!({})));
-    let connection = soon(cluster.rank0.accept()).await.unwrap();
     let (_, mut send, _recv) = request(&connection).await;
     let (mut probe, mut probed) = soon(connection.accept_stream()).await.unwrap();
     let ping = probed.recv_message::<Ping>(EPOCH, PATIENCE).await.unwrap();
@@ -240,9 +232,8 @@ async fn a_silent_rank_0_is_asked_for_a_sign_of_life() {
 
 #[tokio::test]
 async fn a_rank_0_without_a_sign_of_life_is_lost() {
-    let cluster = Cluster::new().await;
+    let (cluster, connection) = Cluster::new().await;
     let asked = cluster.ask(&hi_with(json!({})));
-    let connection = soon(cluster.rank0.accept()).await.unwrap();
     let _streams = request(&connection).await;
     let told = soon(asked).await.unwrap();
     assert_eq!((told.status.as_u16(), told.error()["code"].as_str()), (502, Some("replica_lost")));

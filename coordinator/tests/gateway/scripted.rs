@@ -47,6 +47,7 @@ pub(crate) struct Scripted {
     scripts: Mutex<VecDeque<Result<Vec<Step>, DispatchError>>>,
     requests: mpsc::Sender<(ReplicaId, GenerateRequest)>,
     cancelled: watch::Sender<usize>,
+    reachable: watch::Receiver<bool>,
 }
 
 /// What the replica saw.
@@ -54,14 +55,17 @@ pub(crate) struct Seen {
     pub(crate) requests: mpsc::Receiver<(ReplicaId, GenerateRequest)>,
     /// How many streams were dropped before their end.
     pub(crate) cancelled: watch::Receiver<usize>,
+    /// Whether replicas can be reached; set by the test.
+    pub(crate) reachable: watch::Sender<bool>,
 }
 
 impl Scripted {
     pub(crate) fn new(scripts: Vec<Result<Vec<Step>, DispatchError>>) -> (Arc<Self>, Seen) {
         let (requests, seen_requests) = mpsc::channel(1024);
         let (cancelled, seen_cancelled) = watch::channel(0);
-        let scripted = Self { scripts: Mutex::new(scripts.into()), requests, cancelled };
-        (Arc::new(scripted), Seen { requests: seen_requests, cancelled: seen_cancelled })
+        let (set_reachable, reachable) = watch::channel(true);
+        let scripted = Self { scripts: Mutex::new(scripts.into()), requests, cancelled, reachable };
+        (Arc::new(scripted), Seen { requests: seen_requests, cancelled: seen_cancelled, reachable: set_reachable })
     }
 }
 
@@ -80,6 +84,11 @@ impl Dispatch for Scripted {
         };
         let steps = script.expect("a script")?;
         Ok(Box::new(Playing { steps: steps.into(), cancelled: Some(self.cancelled.clone()) }))
+    }
+
+    async fn reach(&self, _: &ReadyReplica, _: Instant) -> Result<(), DispatchError> {
+        let reason = "nobody listens".to_owned();
+        if *self.reachable.borrow() { Ok(()) } else { Err(DispatchError::Unreachable { reason }) }
     }
 }
 
