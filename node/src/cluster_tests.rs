@@ -36,7 +36,9 @@ fn worker_entry() {
         return;
     }
     let frames = std::fs::OpenOptions::new().write(true).open("/dev/fd/3").expect("frames go to descriptor 3");
-    crate::worker::run_on(std::io::stdin(), frames).expect("the worker was drained");
+    let end = crate::worker::run_on(std::io::stdin(), frames);
+    // Ends here, before the harness prints a verdict on what is no test.
+    std::process::exit(i32::from(end.is_err()));
 }
 
 fn node_id() -> NodeId {
