@@ -63,6 +63,10 @@ async fn join(addrs: &[SocketAddr], token: &JoinToken, name: &NodeId, csr: &str)
         let mut tried = Vec::new();
         for addr in addrs {
             match http.post(format!("https://{addr}/v1/join")).json(&request).send().await {
+                Err(e) if http::is_untrusted(&e) => {
+                    let error = anyhow::anyhow!("{addr} is not of the join token's cluster: {}", cause(&e));
+                    return Err(Failure::refused(error));
+                }
                 Err(e) => tried.push(format!("{addr}: {}", cause(&e))),
                 Ok(response) => match read::<JoinResponse>(*addr, response).await {
                     Ok(answer) => return Ok(answer),

@@ -69,6 +69,7 @@ async fn a_cluster_answers_as_the_reference_does_and_leaves_nothing_behind() {
     completions(&client, &goldens[0]).await;
     errors(&client, &goldens[0]).await;
     commands(&cluster);
+    strangers(&cluster);
 
     cluster.interrupt_and_check_nothing_is_left();
 }
@@ -152,6 +153,32 @@ async fn errors(client: &OpenAi, golden: &Golden) {
         }
     }
     assert_eq!(text(&ask(client, golden, json!({})).await), golden.text, "the server goes on");
+}
+
+/// A host with a token of another cluster, or with a wrong secret, is refused, and nothing of it stays.
+fn strangers(cluster: &Cluster) {
+    let home = cluster.state_dir();
+    let token = std::fs::read_to_string(home.join("join-token")).expect("the token");
+    let token = token.trim();
+    let (ca, secret) = (&token[6..70], &token[71..]);
+    let wrong_secret = format!("sglm1-{ca}-{}", "0".repeat(secret.len()));
+    let wrong_ca = format!("sglm1-{}-{secret}", "0".repeat(ca.len()));
+    for (token, said) in [(wrong_secret, "not this cluster's"), (wrong_ca, "not of the join token's cluster")] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let identity = dir.path().join("identity");
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_shardglm"))
+            .args(["node", "--name", "stranger", "--config"])
+            .arg(home.join("cluster.toml"))
+            .arg("--identity-dir")
+            .arg(&identity)
+            .env("SHARDGLM_JOIN_TOKEN", token)
+            .output()
+            .expect("the binary runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{stderr}");
+        assert!(stderr.lines().count() == 1 && stderr.contains(said), "{stderr}");
+        assert!(!identity.exists(), "nothing half made stays behind");
+    }
 }
 
 /// The binary's own commands.
