@@ -42,7 +42,7 @@ pub(crate) fn write_checkpoint(dir: &Path, config: &Value, dtype: &str, mut seed
 }
 
 /// In -1..1 (splitmix64).
-fn random(seed: &mut u64) -> f64 {
+pub(crate) fn random(seed: &mut u64) -> f64 {
     *seed = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let mut z = *seed;
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
