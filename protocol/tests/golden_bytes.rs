@@ -20,7 +20,7 @@ use protocol::{
 };
 
 fn node() -> NodeId {
-    NodeId::new("node-1").unwrap()
+    NodeId::new("node-1").expect("the sample is well-formed")
 }
 
 fn addr(port: u16) -> SocketAddr {
@@ -86,13 +86,18 @@ fn generate() -> GenerateRequest {
 
 /// Checks that the sample survives its own bytes, and writes one line for it.
 fn line<M: Message + PartialEq + std::fmt::Debug>(out: &mut String, name: &str, message: M) {
-    let bytes = Frame::bytes_of(Epoch(5), &message).unwrap();
-    let header = FrameHeader::decode(bytes[..24].try_into().unwrap()).unwrap();
+    let bytes = Frame::bytes_of(Epoch(5), &message).expect("the sample is well-formed");
+    let header =
+        FrameHeader::decode(bytes[..24].try_into().expect("the sample is well-formed")).expect("a header of ours");
     let mut body = rkyv::util::AlignedVec::new();
     body.extend_from_slice(&bytes[24..]);
-    assert_eq!(Frame { kind: header.kind, epoch: header.epoch, body }.read::<M>().unwrap(), message, "{name}");
-    write!(out, "{name} ").unwrap();
-    bytes.iter().for_each(|b| write!(out, "{b:02x}").unwrap());
+    assert_eq!(
+        Frame { kind: header.kind, epoch: header.epoch, body }.read::<M>().expect("the sample is well-formed"),
+        message,
+        "{name}"
+    );
+    write!(out, "{name} ").expect("the sample is well-formed");
+    bytes.iter().for_each(|b| write!(out, "{b:02x}").expect("the sample is well-formed"));
     out.push('\n');
 }
 
@@ -162,9 +167,9 @@ fn every_message_has_its_golden_bytes() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1.txt");
     let found = samples();
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, &found).unwrap();
+        std::fs::write(&path, &found).expect("the sample is well-formed");
     }
-    let golden = std::fs::read_to_string(&path).unwrap();
+    let golden = std::fs::read_to_string(&path).expect("the sample is well-formed");
     for (found, golden) in found.lines().zip(golden.lines()) {
         assert_eq!(found, golden);
     }
