@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -151,12 +152,13 @@ impl Drop for Cluster {
     }
 }
 
-/// The first of three ports in a row that nobody listens on.
+/// The first of three ports in a row that nobody listens on; below the range that the system hands out, and apart for
+/// tests that run side by side.
 fn three_free_ports() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     until("three free ports in a row", Duration::from_secs(10), || {
-        let held = TcpListener::bind("127.0.0.1:0").ok()?;
-        let first = held.local_addr().ok()?.port();
-        let rest = [first.checked_add(1)?, first.checked_add(2)?];
-        rest.iter().all(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).then_some(first)
+        let turn = std::process::id().wrapping_mul(31).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let first = u16::try_from(20_000 + turn % 4_000 * 3).expect("below 32,000");
+        (first..first + 3).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()).then_some(first)
     })
 }
