@@ -30,6 +30,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("quinn", &["transport/src/"]),
     ("candle_core", &["sharding/src/layers/", "kernels/src/", "node/src/worker/"]),
     ("candle_nn", &["sharding/src/layers/"]),
+    ("candle_transformers", &[]),
     ("cudarc", &["transport/src/collective/nccl/", "node/src/worker/device/"]),
     ("minijinja", &["coordinator/src/gateway/"]),
     ("tokenizers", &["coordinator/src/gateway/"]),
