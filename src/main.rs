@@ -4,6 +4,7 @@ mod admin;
 mod chat;
 mod cli;
 mod config;
+mod dir_lock;
 mod host;
 mod http;
 mod join;

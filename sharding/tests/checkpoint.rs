@@ -102,6 +102,13 @@ fn a_missing_tensor() {
 }
 
 #[test]
+fn a_layer_that_the_configuration_does_not_count() {
+    let copy = Copy::of(TINY[0]);
+    copy.edit("config.json", |json| json["num_hidden_layers"] = json!(3));
+    copy.refused(&["model.layers.3.", "3 layers", "layer 3"]);
+}
+
+#[test]
 fn a_tensor_that_nobody_needs_is_not_looked_at() {
     let copy = Copy::of(TINY[2]);
     copy.edit_header(SINGLE, |header| {

@@ -25,7 +25,8 @@ pub(super) async fn run(args: CoordinatorArgs) -> Result<(), Failure> {
     let config = args.daemon.load()?;
     let settled = settled(&config, CoordinatorId(args.id))?;
     let stop = args.daemon.stop()?;
-    let coordinator = Coordinator::start(settled).await.context("the coordinator did not start")?;
+    let coordinator =
+        Coordinator::start(settled).await.context("the coordinator did not start").map_err(Failure::refused)?;
     let addrs = coordinator.addrs();
     tracing::info!(coordinator_id = args.id, public = %addrs.public, admin = %addrs.admin, "coordinator runs");
     let fatal = tokio::select! {

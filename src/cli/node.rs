@@ -8,7 +8,11 @@ use super::daemon::DaemonArgs;
 use super::output::{Format, OutputArgs};
 use super::{Failure, print, print_json, table};
 use crate::admin::{AdminArgs, AdminClient};
+use crate::dir_lock::lock;
 use crate::{host, join};
+
+/// Held in the state directory while an agent runs.
+const LOCK: &str = "node.lock";
 
 /// Arguments of `node`.
 #[derive(Debug, clap::Args)]
@@ -54,6 +58,8 @@ pub(super) async fn run(args: NodeArgs) -> Result<(), Failure> {
 
 async fn daemon(name: NodeId, args: &DaemonArgs) -> Result<(), Failure> {
     let config = args.load()?;
+    // Two agents under one name would take the lease from each other for ever.
+    let _lock = lock(&config.paths.state_dir, LOCK, "shardglm node")?;
     let stop = args.stop()?;
     tokio::select! {
         joined = join::ensure_identity(&config, &name) => joined?,

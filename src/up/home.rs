@@ -10,7 +10,7 @@
 //! ```
 //! Invariant: a fresh directory whose start failed is removed; one that has served once is never touched by a failure.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -19,10 +19,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::Failure;
 use crate::config::{Config, RawConfig};
+use crate::dir_lock::lock;
 use crate::trust;
 
 const MARKER: &str = "up.json";
 const LOCK: &str = "up.lock";
+const HOLDER: &str = "shardglm up";
 /// Version of the directory's layout.
 const FORMAT: u32 = 1;
 
@@ -65,14 +67,20 @@ impl Home {
             let temp = tempfile::Builder::new().prefix("shardglm-").tempdir();
             let temp = temp.context("cannot create a temporary directory")?;
             let dir = temp.path().to_owned();
-            return Ok(Self { _lock: lock(&dir)?, dir, previous: None, layout, cleanup: Cleanup::Temporary(temp) });
+            return Ok(Self {
+                _lock: lock(&dir, LOCK, HOLDER)?,
+                dir,
+                previous: None,
+                layout,
+                cleanup: Cleanup::Temporary(temp),
+            });
         };
         let shown = dir.display();
         let created = !dir.exists();
         fs::create_dir_all(dir).with_context(|| format!("cannot create {shown}"))?;
         let entries = fs::read_dir(dir).with_context(|| format!("cannot read {shown}"))?;
         let empty = entries.flatten().all(|e| e.file_name() == LOCK);
-        let lock = lock(dir)?;
+        let lock = lock(dir, LOCK, HOLDER)?;
         let dir = dir.to_owned();
         if empty {
             return Ok(Self { dir, previous: None, layout, cleanup: Cleanup::Fresh { created }, _lock: lock });
@@ -126,18 +134,6 @@ impl Drop for Home {
             let path = entry.path();
             let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         }
-    }
-}
-
-fn lock(dir: &Path) -> Result<File, Failure> {
-    let path = dir.join(LOCK);
-    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(Failure::refused(anyhow::anyhow!("{} is in use by another `shardglm up`", dir.display())))
-        }
-        Err(TryLockError::Error(e)) => Err(anyhow::anyhow!("cannot lock {}: {e}", path.display()).into()),
     }
 }
 

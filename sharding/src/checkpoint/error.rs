@@ -147,6 +147,18 @@ pub enum CheckpointError {
         /// Its shape by the configuration.
         expected: Vec<u32>,
     },
+    /// A layer beyond those that the configuration counts.
+    #[error("{}: tensor `{tensor}`: expected {layers} layers by config.json, found layer {found}", dir.display())]
+    ExtraLayer {
+        /// The checkpoint directory.
+        dir: PathBuf,
+        /// One of its tensors.
+        tensor: String,
+        /// Layers by the configuration.
+        layers: u32,
+        /// The layer's number, from 0.
+        found: u32,
+    },
     /// A shape that does not fit the configuration.
     #[error("{}: tensor `{tensor}`: expected shape {expected:?} by config.json, found {found:?}", path.display())]
     Shape {

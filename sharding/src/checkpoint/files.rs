@@ -148,6 +148,19 @@ impl Checkpoint {
                 return Err(CheckpointError::Dtype { path: path(), tensor: tensor.name, found });
             }
         }
+        self.check_layers(spec)
+    }
+
+    /// A dense model has no layer that its configuration does not count: with fewer it would serve, and answer nonsense.
+    fn check_layers(&self, spec: &ModelSpec) -> Result<(), CheckpointError> {
+        let prefix = format!("{}.layers.", spec.family.text_prefix());
+        let layer = |name: &str| name.strip_prefix(&prefix)?.split('.').next()?.parse::<u32>().ok();
+        for tensor in self.tensors.keys() {
+            if let Some(found) = layer(tensor).filter(|found| *found >= spec.num_layers) {
+                let (dir, tensor) = (self.dir.clone(), tensor.clone());
+                return Err(CheckpointError::ExtraLayer { dir, tensor, layers: spec.num_layers, found });
+            }
+        }
         Ok(())
     }
 
