@@ -9,8 +9,9 @@ use protocol::frame::Refusal;
 use protocol::generate::{FinishReason, GenerateRequest, TokenOutput};
 use tokio::sync::mpsc;
 
-/// Requests on their way to the step loop; it takes all of them between two steps.
-pub(super) const SUBMISSIONS_MAX: usize = 64;
+/// Requests on their way to the step loop; it takes all of them between two steps. Above what the engine lets wait by
+/// default, so that a burst is refused by the engine when that is full, and not by this hand-over while it is not.
+pub(super) const SUBMISSIONS_MAX: usize = 1024;
 
 /// What the step loop has to say to one request. All but `Token` end it.
 #[derive(Debug, PartialEq)]
