@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use protocol::frame::{Refusal, RefusalCode};
-use protocol::generate::{FinishReason, GenerateEvent, GenerateRequest, SamplingParams};
+use protocol::generate::{Choice, FinishReason, GenerateEvent, GenerateRequest, Priority, SamplingParams};
 use protocol::identity::{Identity, Role};
 use protocol::lease::{NodeOrders, NodeReport, RankGoal, RankOrder, WorkerPhase, WorkerStatus};
 use protocol::plan::RankAddr;
@@ -270,7 +270,9 @@ impl Gateway {
             request_id: RequestId::from_bytes([1; 16]),
             replica: REPLICA,
             prompt_ids: (100..140).collect(),
-            resume: resume.to_vec(),
+            choices: vec![Choice { index: 0, resume: resume.to_vec() }],
+            priority: Priority::default(),
+            cache_salt: String::new(),
             sampling: SamplingParams { temperature: 1.0, seed: 5, ..SamplingParams::greedy(max_tokens) },
             deadline_ms,
         };
@@ -289,7 +291,7 @@ impl Stream {
         let mut ids = Vec::new();
         while ids.len() < n {
             match self.next().await.expect("an event") {
-                GenerateEvent::Tokens(tokens) => ids.extend(tokens.iter().map(|t| t.id)),
+                GenerateEvent::Tokens { tokens, .. } => ids.extend(tokens.iter().map(|t| t.id)),
                 end => return (ids, Some(end)),
             }
         }
@@ -321,7 +323,7 @@ async fn a_killed_rank_costs_an_epoch_and_the_resumed_stream_goes_on() {
     // The whole stream, undisturbed.
     let gateway = Gateway::connect(&endpoint, serve, 1).await;
     let (whole, end) = gateway.generate(&[], 60).await.take(61).await;
-    assert_eq!((whole.len(), end), (60, Some(GenerateEvent::Finished(FinishReason::Length))));
+    assert_eq!((whole.len(), end), (60, Some(GenerateEvent::Finished { choice: 0, reason: FinishReason::Length })));
 
     // What rank 0 refuses.
     let stale = Gateway { connection: gateway.connection.clone(), epoch: Epoch(0) };
@@ -370,7 +372,7 @@ async fn a_killed_rank_costs_an_epoch_and_the_resumed_stream_goes_on() {
     let (mut ids, _) = last.take(1).await;
     let (rest, ()) = tokio::join!(last.take(60), agent.leave());
     ids.extend(rest.0);
-    assert_eq!((ids, rest.1), (whole, Some(GenerateEvent::Finished(FinishReason::Length))));
+    assert_eq!((ids, rest.1), (whole, Some(GenerateEvent::Finished { choice: 0, reason: FinishReason::Length })));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -13,6 +13,8 @@
 //!
 //! Not here: reading and writing (transport).
 
+#![expect(missing_docs, reason = "rkyv's derive repeats the fields of enum variants without their docs")]
+
 use rkyv::util::AlignedVec;
 
 /// Version of the wire. 1: first.
@@ -40,6 +42,8 @@ pub enum Kind {
     GenerateRequest = 20,
     /// [`crate::generate::GenerateEvent`], rank 0 to coordinator, repeated.
     GenerateEvent = 21,
+    /// [`crate::generate::EndChoice`], coordinator to rank 0, after a request.
+    EndChoice = 22,
     /// [`crate::step::GroupHello`], rank to rank, first on every stream of a group.
     GroupHello = 30,
     /// [`crate::step::StepPlan`], rank 0 to every other rank.
@@ -65,6 +69,7 @@ impl Kind {
             11 => Self::NodeOrders,
             20 => Self::GenerateRequest,
             21 => Self::GenerateEvent,
+            22 => Self::EndChoice,
             30 => Self::GroupHello,
             31 => Self::StepPlan,
             32 => Self::Collective,
@@ -303,7 +308,10 @@ pub enum RefusalCode {
     /// The frame was malformed or out of bounds.
     BadRequest,
     /// The peer is full: try another or later.
-    Overloaded,
+    Overloaded {
+        /// When it expects to have room, ms from now; 0 where it cannot say.
+        retry_after_ms: u32,
+    },
     /// The peer is draining and takes nothing new.
     Draining,
     /// The peer failed inside.

@@ -1,7 +1,16 @@
 //! One request to rank 0 of a replica, and the events that come back on the same stream.
 //!
-//! The caller resets the stream to cancel. `resume` holds tokens that an earlier, lost attempt has already sent:
-//! they count as output (penalties, seed position, limits) and are not sent again.
+//! ```text
+//!  gateway                                rank 0
+//!   │ ── GenerateRequest ─────────────────▶ │
+//!   │ ◀── Started ───────────────────────── │   it has entered its first step
+//!   │ ◀── Prompt* ───────────────────────── │   where prompt logprobs were asked for
+//!   │ ◀── Tokens*, Finished (each choice) ─ │   the last choice's Finished ends the stream
+//!   │ ── EndChoice* ──────────────────────▶ │   a stop string was found: compute no more of this choice
+//!   │ ── reset ───────────────────────────▶ │   cancels all of it
+//! ```
+//! `Choice::resume` holds tokens that an earlier, lost attempt has already sent: they count as output (penalties, seed
+//! position, limits) and are not sent again.
 #![expect(missing_docs, reason = "rkyv's derive repeats the fields of enum variants without their docs")]
 
 use rkyv::{Archive, Deserialize, Serialize};
@@ -17,6 +26,46 @@ pub const STOP_IDS_MAX: usize = 64;
 pub const CONTEXT_TOKENS_MAX: usize = 1 << 20;
 /// Most entries of a logit bias.
 pub const LOGIT_BIAS_MAX: usize = 1024;
+/// Most choices (OpenAI's `n`) of one request.
+pub const CHOICES_MAX: usize = 128;
+/// Longest text of a grammar, bytes.
+pub const GRAMMAR_BYTES_MAX: usize = 256 << 10;
+/// Longest salt of the prefix cache, bytes.
+pub const CACHE_SALT_BYTES_MAX: usize = 256;
+
+/// What an output must match from its first token to its last.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum Grammar {
+    /// Any JSON object.
+    JsonObject,
+    /// JSON that this JSON Schema admits.
+    JsonSchema(String),
+    /// A text that this regular expression matches as a whole.
+    Regex(String),
+    /// llguidance's dialect of Lark.
+    Lark(String),
+}
+
+impl Grammar {
+    fn len(&self) -> usize {
+        match self {
+            Self::JsonObject => 0,
+            Self::JsonSchema(text) | Self::Regex(text) | Self::Lark(text) => text.len(),
+        }
+    }
+}
+
+/// Who goes first where there is not room for all; within one class, whoever came first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Archive, Serialize, Deserialize)]
+pub enum Priority {
+    /// Before all others.
+    High,
+    /// The default.
+    #[default]
+    Normal,
+    /// When nobody else wants to.
+    Low,
+}
 
 /// How the next token is chosen. The order of effects is DESIGN §5's.
 #[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
@@ -47,6 +96,10 @@ pub struct SamplingParams {
     pub stop_token_ids: Vec<u32>,
     /// `Some(n)`: the chosen token's logprob and the n best, before penalties and temperature.
     pub logprobs: Option<u8>,
+    /// `Some(n)`: the same of each prompt token but the first.
+    pub prompt_logprobs: Option<u8>,
+    /// What the output must match.
+    pub grammar: Option<Grammar>,
 }
 
 impl SamplingParams {
@@ -67,6 +120,8 @@ impl SamplingParams {
             min_tokens: 0,
             stop_token_ids: Vec::new(),
             logprobs: None,
+            prompt_logprobs: None,
+            grammar: None,
         }
     }
 
@@ -91,10 +146,30 @@ impl SamplingParams {
         if self.stop_token_ids.len() > STOP_IDS_MAX {
             return Err(format!("{} stop ids, at most {STOP_IDS_MAX}", self.stop_token_ids.len()));
         }
-        if self.logprobs.is_some_and(|n| n > TOP_LOGPROBS_MAX) {
-            return Err(format!("{:?} logprobs, at most {TOP_LOGPROBS_MAX}", self.logprobs));
+        if let Some(n) = self.logprobs.max(self.prompt_logprobs).filter(|n| *n > TOP_LOGPROBS_MAX) {
+            return Err(format!("{n} logprobs a position, at most {TOP_LOGPROBS_MAX}"));
+        }
+        if let Some(bytes) = self.grammar.as_ref().map(Grammar::len).filter(|n| *n > GRAMMAR_BYTES_MAX) {
+            return Err(format!("a grammar of {bytes} bytes, at most {GRAMMAR_BYTES_MAX}"));
         }
         Ok(())
+    }
+}
+
+/// One answer to the prompt.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Choice {
+    /// Its number among the request's; a part of the generator's counter, so that choices differ under one seed.
+    pub index: u16,
+    /// Output tokens that the client already has.
+    pub resume: Vec<u32>,
+}
+
+impl Choice {
+    /// The only choice of a fresh request.
+    #[must_use]
+    pub fn only() -> Self {
+        Self { index: 0, resume: Vec::new() }
     }
 }
 
@@ -107,10 +182,14 @@ pub struct GenerateRequest {
     pub replica: ReplicaId,
     /// The prompt's tokens; never empty.
     pub prompt_ids: Vec<u32>,
-    /// Output tokens that the client already has.
-    pub resume: Vec<u32>,
+    /// The answers that are still wanted, by ascending index; at least one.
+    pub choices: Vec<Choice>,
     /// How to choose.
     pub sampling: SamplingParams,
+    /// Who goes first.
+    pub priority: Priority,
+    /// Prompts share cached KV blocks only under equal salts. Empty is a salt like any other.
+    pub cache_salt: String,
     /// How long the request may still take, ms.
     pub deadline_ms: u32,
 }
@@ -118,12 +197,30 @@ message!(GenerateRequest, GenerateRequest, |r| {
     if r.prompt_ids.is_empty() {
         return Err("an empty prompt".to_owned());
     }
-    let tokens = r.prompt_ids.len() + r.resume.len();
+    let longest = r.choices.iter().map(|c| c.resume.len()).max().ok_or("no choice is wanted")?;
+    let tokens = r.prompt_ids.len() + longest;
     if tokens > CONTEXT_TOKENS_MAX {
         return Err(format!("{tokens} tokens, at most {CONTEXT_TOKENS_MAX}"));
     }
+    if r.choices.iter().any(|c| usize::from(c.index) >= CHOICES_MAX)
+        || !r.choices.is_sorted_by(|a, b| a.index < b.index)
+    {
+        return Err(format!("choices are not ascending indexes below {CHOICES_MAX}"));
+    }
+    if r.cache_salt.len() > CACHE_SALT_BYTES_MAX {
+        return Err(format!("a cache salt of {} bytes, at most {CACHE_SALT_BYTES_MAX}", r.cache_salt.len()));
+    }
     r.sampling.validate()
 });
+
+/// Coordinator to rank 0, after the request on its stream: this choice has ended, compute no more of it. No
+/// [`GenerateEvent::Finished`] follows for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct EndChoice {
+    /// Which.
+    pub index: u16,
+}
+message!(EndChoice, EndChoice);
 
 /// One token's logprobs.
 #[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
@@ -155,11 +252,28 @@ pub enum FinishReason {
 /// Rank 0 to coordinator.
 #[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
 pub enum GenerateEvent {
-    /// The next tokens, in order; at least one.
-    Tokens(Vec<TokenOutput>),
-    /// The sequence ended; nothing follows.
-    Finished(FinishReason),
-    /// The sequence cannot go on here; nothing follows.
+    /// The request has entered its first step.
+    Started {
+        /// Prompt tokens whose keys and values were in the prefix cache.
+        cached_tokens: u32,
+    },
+    /// Logprobs of the next prompt positions, from the second on, in order.
+    Prompt(Vec<TokenLogprobs>),
+    /// The next tokens of one choice, in order; at least one.
+    Tokens {
+        /// Which choice.
+        choice: u16,
+        /// The tokens.
+        tokens: Vec<TokenOutput>,
+    },
+    /// One choice ended; the last one's is the last event.
+    Finished {
+        /// Which choice.
+        choice: u16,
+        /// Why.
+        reason: FinishReason,
+    },
+    /// The request cannot go on here; nothing follows.
     Failed {
         /// One line for the log.
         reason: String,

@@ -16,6 +16,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::frame::message;
 use crate::plan::RankAddr;
+use crate::stats::EngineStats;
 use crate::worker::EngineLoad;
 use crate::{DeploymentSpec, Epoch, NodeId, Plan, Rank, ReplicaId, Term};
 
@@ -89,6 +90,8 @@ pub struct WorkerStatus {
     pub bytes_read: u64,
     /// Rank 0's engine, once it serves.
     pub load: Option<EngineLoad>,
+    /// What that engine has done since it started.
+    pub stats: Option<Box<EngineStats>>,
 }
 
 /// A node's whole observed state.

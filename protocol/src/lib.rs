@@ -14,6 +14,7 @@ pub mod join;
 pub mod lease;
 pub mod plan;
 pub mod raft;
+pub mod stats;
 pub mod step;
 pub mod worker;
 

@@ -1,5 +1,7 @@
 //! What ranks of one group say to each other.
 
+#![expect(missing_docs, reason = "rkyv's derive repeats the fields of enum variants without their docs")]
+
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::frame::message;
@@ -35,8 +37,50 @@ pub struct StepSeq {
     pub tokens: Vec<u32>,
     /// KV blocks of the sequence from position 0, enough for `start + tokens.len()`.
     pub blocks: Vec<u32>,
-    /// Whether the last token's logits are wanted (the sequence samples in this step).
-    pub wants_logits: bool,
+    /// Which logits rank 0 wants of it.
+    pub logits: LogitsWanted,
+}
+
+/// Which rows of logits a sequence of a step wants, and how much of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum LogitsWanted {
+    /// None: a chunk of a prompt.
+    None,
+    /// Of the last token's row, the `k` best of each rank's part of the vocabulary: enough for whoever samples from the
+    /// best few, and much less to send than the row.
+    Best {
+        /// How many, 1..=[`BEST_MAX`].
+        k: u16,
+    },
+    /// The last token's whole row.
+    Last,
+    /// The whole row of every token.
+    All,
+}
+
+/// Most candidates that [`LogitsWanted::Best`] asks of each rank.
+pub const BEST_MAX: u16 = 1024;
+
+impl LogitsWanted {
+    /// Rows of logits that `tokens` tokens of a sequence give.
+    #[must_use]
+    pub fn rows(self, tokens: usize) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Best { .. } | Self::Last => 1,
+            Self::All => tokens,
+        }
+    }
+}
+
+/// A KV block whose content is copied to another before the step computes: two sequences shared it, and one of them is
+/// about to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct BlockCopy {
+    /// The block that stays shared.
+    pub from: u32,
+    /// The block that the writer has for itself.
+    pub to: u32,
 }
 
 /// Rank 0 to every other rank: one forward pass.
@@ -44,6 +88,8 @@ pub struct StepSeq {
 pub struct StepPlan {
     /// Counts from 1 within an epoch.
     pub step: u64,
+    /// Copies to make first; no block is the target of two, none is both source and target.
+    pub copies: Vec<BlockCopy>,
     /// The batch, in the order in which its rows stand. Empty: rank 0 ends the group, nothing follows.
     pub seqs: Vec<StepSeq>,
 }
@@ -55,10 +101,20 @@ message!(StepPlan, StepPlan, |p| {
     if tokens > STEP_TOKENS_MAX {
         return Err(format!("{tokens} tokens in a step, at most {STEP_TOKENS_MAX}"));
     }
-    match p.seqs.iter().find(|s| s.tokens.is_empty()) {
-        Some(s) => Err(format!("sequence {} brings no token", s.seq)),
-        None => Ok(()),
+    if p.copies.len() > STEP_SEQS_MAX {
+        return Err(format!("{} block copies in a step, at most {STEP_SEQS_MAX}", p.copies.len()));
     }
+    for s in &p.seqs {
+        if s.tokens.is_empty() {
+            return Err(format!("sequence {} brings no token", s.seq));
+        }
+        if let LogitsWanted::Best { k } = s.logits
+            && !(1..=BEST_MAX).contains(&k)
+        {
+            return Err(format!("sequence {} wants the {k} best logits, expected 1..={BEST_MAX}", s.seq));
+        }
+    }
+    Ok(())
 });
 
 impl StepPlan {

@@ -8,6 +8,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 use crate::frame::message;
 use crate::lease::WorkerPhase;
 use crate::plan::RankAddr;
+use crate::stats::EngineStats;
 use crate::{DeploymentSpec, Epoch, NodeId, Plan, Rank, ReplicaId};
 
 /// Everything that a worker needs to load its shard and listen; the first message it gets.
@@ -74,6 +75,11 @@ pub enum FromWorker {
     /// Its phase changed, or its loading went on.
     Phase(WorkerPhase),
     /// It is alive; sent every second by a thread that sees the step loop's progress.
-    Alive(EngineLoad),
+    Alive {
+        /// Its engine's load.
+        load: EngineLoad,
+        /// What its engine has done since it started; rank 0 only.
+        stats: Option<Box<EngineStats>>,
+    },
 }
 message!(FromWorker, FromWorker);

@@ -8,11 +8,15 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use protocol::frame::{Ping, Refusal, RefusalCode};
-use protocol::generate::{FinishReason, GenerateEvent, GenerateRequest, SamplingParams, TokenLogprobs, TokenOutput};
+use protocol::generate::{
+    Choice, EndChoice, FinishReason, GenerateEvent, GenerateRequest, Grammar, Priority, SamplingParams, TokenLogprobs,
+    TokenOutput,
+};
 use protocol::lease::{Inventory, NodeOrders, NodeReport, RankGoal, RankOrder, WorkerPhase, WorkerStatus};
 use protocol::plan::RankAddr;
 use protocol::raft::{RaftCall, RaftRequest, RaftResponse};
-use protocol::step::{GroupHello, StepPlan, StepSeq};
+use protocol::stats::EngineStats;
+use protocol::step::{BlockCopy, GroupHello, LogitsWanted, StepPlan, StepSeq};
 use protocol::worker::{EngineLoad, FromWorker, ToWorker, WorkerSpec};
 use protocol::{
     AtomRun, ByteBudget, ClusterId, DeploymentSpec, Dtype, Epoch, Frame, FrameHeader, Generation, Message, ModelRecord,
@@ -78,8 +82,15 @@ fn generate() -> GenerateRequest {
         request_id: RequestId::from_bytes([3; 16]),
         replica: ReplicaId(4),
         prompt_ids: vec![1, 2, 3],
-        resume: vec![9],
-        sampling: SamplingParams { stop_token_ids: vec![7], logprobs: Some(2), ..SamplingParams::greedy(16) },
+        choices: vec![Choice { index: 1, resume: vec![9] }],
+        sampling: SamplingParams {
+            stop_token_ids: vec![7],
+            logprobs: Some(2),
+            grammar: Some(Grammar::Regex("[ab]+".to_owned())),
+            ..SamplingParams::greedy(16)
+        },
+        priority: Priority::Low,
+        cache_salt: "tenant".to_owned(),
         deadline_ms: 30_000,
     }
 }
@@ -112,6 +123,7 @@ fn samples() -> String {
         phase: WorkerPhase::Loaded { addr: rank_addr(), bytes_read: 99 },
         bytes_read: 99,
         load: Some(EngineLoad { running: 1, waiting: 2, kv_blocks_used: 3, kv_blocks_total: 4, steps: 5 }),
+        stats: Some(Box::new(EngineStats { preemptions: 1, ..EngineStats::default() })),
     };
     let order = RankOrder {
         replica: ReplicaId(4),
@@ -132,7 +144,13 @@ fn samples() -> String {
         identity_dir: "/var/lib/shardglm/identity".to_owned(),
     };
     let token = TokenOutput { id: 8, logprobs: Some(TokenLogprobs { chosen: -0.5, top: vec![(8, -0.5)] }) };
-    let seq = StepSeq { seq: SeqId(6), start: 16, tokens: vec![1, 2], blocks: vec![0, 3], wants_logits: true };
+    let seq = StepSeq {
+        seq: SeqId(6),
+        start: 16,
+        tokens: vec![1, 2],
+        blocks: vec![0, 3],
+        logits: LogitsWanted::Best { k: 3 },
+    };
 
     line(&mut out, "Ping", Ping { nonce: 1 });
     line(&mut out, "Refusal", Refusal { code: RefusalCode::WrongEpoch, detail: "epoch 4, expected 5".to_owned() });
@@ -143,8 +161,13 @@ fn samples() -> String {
     line(&mut out, "NodeReport", report);
     line(&mut out, "NodeOrders", NodeOrders { term: Term(3), lease_ms: 3000, heartbeat_ms: 500, ranks: vec![order] });
     line(&mut out, "GenerateRequest", generate());
-    line(&mut out, "GenerateEvent.Tokens", GenerateEvent::Tokens(vec![token]));
-    line(&mut out, "GenerateEvent.Finished", GenerateEvent::Finished(FinishReason::Length));
+    line(&mut out, "EndChoice", EndChoice { index: 1 });
+    line(&mut out, "GenerateEvent.Started", GenerateEvent::Started { cached_tokens: 16 });
+    let logprobs = TokenLogprobs { chosen: -0.5, top: vec![(8, -0.5)] };
+    line(&mut out, "GenerateEvent.Prompt", GenerateEvent::Prompt(vec![logprobs]));
+    line(&mut out, "GenerateEvent.Tokens", GenerateEvent::Tokens { choice: 1, tokens: vec![token] });
+    let finished = GenerateEvent::Finished { choice: 1, reason: FinishReason::Length };
+    line(&mut out, "GenerateEvent.Finished", finished);
     line(&mut out, "GenerateEvent.Failed", GenerateEvent::Failed { reason: "rank 1 lost".to_owned(), retryable: true });
     let hello = GroupHello {
         replica: ReplicaId(4),
@@ -153,12 +176,13 @@ fn samples() -> String {
         model_digest: "00ff".to_owned(),
     };
     line(&mut out, "GroupHello", hello);
-    line(&mut out, "StepPlan", StepPlan { step: 9, seqs: vec![seq] });
+    line(&mut out, "StepPlan", StepPlan { step: 9, copies: vec![BlockCopy { from: 3, to: 4 }], seqs: vec![seq] });
     line(&mut out, "ToWorker.Start", ToWorker::Start(Box::new(spec)));
     line(&mut out, "ToWorker.Drain", ToWorker::Drain { deadline_ms: 1000 });
     let loading = WorkerPhase::Loading { bytes_read: 1, bytes_total: 2 };
     line(&mut out, "FromWorker.Phase", FromWorker::Phase(loading));
-    line(&mut out, "FromWorker.Alive", FromWorker::Alive(EngineLoad::default()));
+    let alive = FromWorker::Alive { load: EngineLoad::default(), stats: Some(Box::default()) };
+    line(&mut out, "FromWorker.Alive", alive);
     out
 }
 

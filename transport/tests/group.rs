@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::{HERE, LONG, ca, member};
 use proptest::prelude::*;
 use protocol::plan::RankAddr;
-use protocol::step::{GroupHello, StepPlan, StepSeq};
+use protocol::step::{GroupHello, LogitsWanted, StepPlan, StepSeq};
 use protocol::{AtomRun, Epoch, Rank, ReductionTree, ReplicaId, Role, SeqId, WorldSize};
 use transport::collective::{FormError, QuicGroup};
 use transport::{ClusterCa, Collective, CollectiveError, Deadline, LocalCollective};
@@ -174,8 +174,8 @@ fn large_messages_interleave_without_deadlock() {
 }
 
 fn plan(step: u64) -> StepPlan {
-    let seq = StepSeq { seq: SeqId(1), start: 0, tokens: vec![1, 2, 3], blocks: vec![0], wants_logits: true };
-    StepPlan { step, seqs: vec![seq; 3] }
+    let seq = StepSeq { seq: SeqId(1), start: 0, tokens: vec![1, 2, 3], blocks: vec![0], logits: LogitsWanted::Last };
+    StepPlan { step, copies: vec![], seqs: vec![seq; 3] }
 }
 
 #[test]

@@ -60,7 +60,7 @@ async fn a_call_gets_its_answer_or_its_refusal() {
     let ask = || pair.dialled.call::<Ping, Ping>(Epoch(2), &Ping { nonce: 1 }, LONG);
     let (answer, ()) = tokio::join!(ask(), serve(&pair.accepted, Epoch(2), Ok(Ping { nonce: 9 })));
     assert_eq!(answer.expect("answered").nonce, 9);
-    let no = Refusal { code: RefusalCode::Overloaded, detail: "full".to_owned() };
+    let no = Refusal { code: RefusalCode::Overloaded { retry_after_ms: 250 }, detail: "full".to_owned() };
     let (answer, ()) = tokio::join!(ask(), serve(&pair.accepted, Epoch(2), Err(no.clone())));
     let e = answer.expect_err("refused");
     assert!(matches!(&e, CallError::Refused(r) if *r == no), "{e:?}");

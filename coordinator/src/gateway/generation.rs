@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use protocol::generate::{GenerateEvent, GenerateRequest};
+use protocol::generate::{Choice, GenerateEvent, GenerateRequest, Priority};
 use protocol::{ReplicaId, RequestId};
 
 use super::admission::Permit;
@@ -130,7 +130,8 @@ impl Generation {
 
     fn take(&mut self, event: GenerateEvent) -> Result<Delta, ApiError> {
         match event {
-            GenerateEvent::Tokens(tokens) => {
+            GenerateEvent::Started { .. } | GenerateEvent::Prompt(_) => Ok(Delta::default()),
+            GenerateEvent::Tokens { tokens, .. } => {
                 let delta = self.output.push(tokens);
                 let max = self.request.sampling.max_tokens as usize;
                 if self.output.tokens() > max {
@@ -139,7 +140,7 @@ impl Generation {
                 }
                 Ok(delta)
             }
-            GenerateEvent::Finished(reason) => Ok(self.output.finish(reason)),
+            GenerateEvent::Finished { reason, .. } => Ok(self.output.finish(reason)),
             GenerateEvent::Failed { reason, retryable: true } => Err(ApiError::ReplicaLost { reason }),
             GenerateEvent::Failed { reason, retryable: false } => Err(ApiError::ReplicaFailed { reason }),
         }
@@ -174,8 +175,10 @@ async fn first_event(
         request_id: id,
         replica: placed.replica.replica,
         prompt_ids: request.prompt_ids.to_vec(),
-        resume: Vec::new(),
+        choices: vec![Choice::only()],
         sampling: request.sampling.clone(),
+        priority: Priority::default(),
+        cache_salt: String::new(),
         deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
     };
     let elsewhere = |error: ApiError| {

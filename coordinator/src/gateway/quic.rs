@@ -122,7 +122,7 @@ impl Events for QuicEvents {
                 alive = alive_after_silence(&self.connection, self.epoch) => alive?,
             }
         };
-        if matches!(event, GenerateEvent::Finished(_) | GenerateEvent::Failed { .. }) {
+        if matches!(event, GenerateEvent::Finished { .. } | GenerateEvent::Failed { .. }) {
             // Fails only where the replica has closed its half of the request already.
             let _ = self.send.finish();
         }
@@ -155,7 +155,7 @@ fn failed(error: StreamError) -> DispatchError {
 fn refused(refusal: Refusal) -> DispatchError {
     let reason = refusal.to_string();
     match refusal.code {
-        RefusalCode::Overloaded | RefusalCode::Draining | RefusalCode::WrongEpoch | RefusalCode::NotLeader => {
+        RefusalCode::Overloaded { .. } | RefusalCode::Draining | RefusalCode::WrongEpoch | RefusalCode::NotLeader => {
             DispatchError::Busy { reason }
         }
         RefusalCode::BadRequest | RefusalCode::Forbidden => DispatchError::Refused { reason },

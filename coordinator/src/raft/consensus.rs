@@ -226,14 +226,15 @@ impl Consensus {
         }
     }
 
-    /// The state as it was when this was called or later, wherever it was changed.
+    /// The state as it was when this was called or later, wherever it was changed. A round that no majority answers (a
+    /// leader that has just won, links that are just coming up) is tried again as long as `timeout` lets.
     ///
     /// # Errors
     /// [`ReadError`].
     pub async fn read(&self, timeout: Duration) -> Result<AppliedState, ReadError> {
         let stopped = || ReadError::Stopped { reason: "shutting down".to_owned() };
         let confirmed = async {
-            let index = self.read_index(timeout).await?;
+            let index = self.read_index().await?;
             let mut applied = self.applied();
             let state = applied.wait_for(|a| a.index >= index).await.map_err(|_| stopped())?;
             Ok(state.clone())
@@ -242,19 +243,21 @@ impl Consensus {
         tokio::time::timeout(timeout, confirmed).await.unwrap_or(Err(no_quorum))
     }
 
-    /// The index up to which a read must have applied, from whoever leads; waits for a leader as long as it is let.
-    async fn read_index(&self, timeout: Duration) -> Result<u64, ReadError> {
+    /// The index up to which a read must have applied, from whoever leads; asks until somebody can say.
+    async fn read_index(&self) -> Result<u64, ReadError> {
         let mut leadership = self.leadership();
         loop {
             let known = leadership.wait_for(|l| l.leader.is_some()).await;
             let leader = known.ok().and_then(|l| l.leader).unwrap_or(self.inner.id);
             let index = if leader == self.inner.id {
-                self.read_index_here(timeout).await
+                self.read_index_here(FORWARDED_TIMEOUT).await
             } else {
-                self.read_index_at(leader, timeout).await
+                self.read_index_at(leader, FORWARDED_TIMEOUT).await
             };
             match index {
-                Err(ReadError::NotLeader { .. }) => tokio::time::sleep(FORWARD_PAUSE).await,
+                Err(ReadError::NotLeader { .. } | ReadError::NoQuorum { .. }) => {
+                    tokio::time::sleep(FORWARD_PAUSE).await;
+                }
                 other => return other,
             }
         }

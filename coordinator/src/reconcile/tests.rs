@@ -55,7 +55,16 @@ impl Node {
             let Some(at) = self.workers.iter().position(|w| same(w, order)) else {
                 let (replica, epoch, rank) = (order.replica, order.epoch, order.rank);
                 let phase = WorkerPhase::Starting;
-                self.workers.push(WorkerStatus { replica, epoch, rank, pid: 1, phase, bytes_read: 1, load: None });
+                self.workers.push(WorkerStatus {
+                    replica,
+                    epoch,
+                    rank,
+                    pid: 1,
+                    phase,
+                    bytes_read: 1,
+                    load: None,
+                    stats: None,
+                });
                 continue;
             };
             let phase = &mut self.workers[at].phase;

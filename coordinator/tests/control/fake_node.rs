@@ -107,6 +107,7 @@ impl Agent {
                 phase: WorkerPhase::Starting,
                 bytes_read: 77,
                 load: None,
+                stats: None,
             });
             let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port + rank.0));
             let addr = RankAddr::new(rank, self.name.clone(), at(40_000), at(41_000));

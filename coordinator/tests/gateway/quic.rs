@@ -98,7 +98,8 @@ async fn request(connection: &Connection) -> (GenerateRequest, SendStream, RecvS
 }
 
 fn tokens(ids: &[u32]) -> GenerateEvent {
-    GenerateEvent::Tokens(ids.iter().map(|id| TokenOutput { id: *id, logprobs: None }).collect())
+    let tokens = ids.iter().map(|id| TokenOutput { id: *id, logprobs: None }).collect();
+    GenerateEvent::Tokens { choice: 0, tokens }
 }
 
 async fn answer(send: &mut SendStream, events: &[GenerateEvent]) {
@@ -113,13 +114,17 @@ async fn requests_share_one_connection_to_rank_0() {
     let first = cluster.ask(&hi_with(json!({})));
     let (generate, mut send, _recv) = request(&connection).await;
     assert_eq!((generate.replica, generate.prompt_ids), (ReplicaId(1), hi_ids()));
-    answer(&mut send, &[tokens(&ids("o")), tokens(&ids("k")), GenerateEvent::Finished(FinishReason::Length)]).await;
+    answer(
+        &mut send,
+        &[tokens(&ids("o")), tokens(&ids("k")), GenerateEvent::Finished { choice: 0, reason: FinishReason::Length }],
+    )
+    .await;
     send.finish().unwrap();
     assert_eq!(soon(first).await.unwrap().json()["choices"][0]["message"]["content"], "ok");
 
     let second = cluster.ask(&hi_with(json!({"stream": true})));
     let (_, mut send, _recv) = request(&connection).await;
-    answer(&mut send, &[tokens(&ids("ok")), GenerateEvent::Finished(FinishReason::Length)]).await;
+    answer(&mut send, &[tokens(&ids("ok")), GenerateEvent::Finished { choice: 0, reason: FinishReason::Length }]).await;
     assert_eq!(soon(second).await.unwrap().chunks().len(), 3);
 }
 
@@ -149,7 +154,7 @@ async fn a_stop_string_resets_the_stream() {
 async fn refusals_of_rank_0_are_told_by_their_kind() {
     let (cluster, connection) = Cluster::new().await;
     for (code, status, told_code) in [
-        (RefusalCode::Overloaded, 503, "replica_overloaded"),
+        (RefusalCode::Overloaded { retry_after_ms: 0 }, 503, "replica_overloaded"),
         (RefusalCode::WrongEpoch, 503, "replica_overloaded"),
         (RefusalCode::BadRequest, 502, "replica_failed"),
         (RefusalCode::Internal, 502, "replica_lost"),
@@ -185,7 +190,7 @@ async fn a_lost_rank_0_is_told_and_its_successor_is_dialled() {
     let asked = cluster.ask(&hi_with(json!({})));
     let connection = soon(cluster.rank0.accept()).await.unwrap();
     let (_, mut send, _recv) = request(&connection).await;
-    let event = GenerateEvent::Finished(FinishReason::Length);
+    let event = GenerateEvent::Finished { choice: 0, reason: FinishReason::Length };
     send.send(EPOCH.next(), &event, PATIENCE).await.unwrap();
     assert_eq!(soon(asked).await.unwrap().status, 200);
 }
@@ -226,7 +231,7 @@ async fn a_silent_rank_0_is_asked_for_a_sign_of_life() {
     let refusal = Refusal { code: RefusalCode::BadRequest, detail: "no requests of this kind here".to_owned() };
     probe.refuse(EPOCH, &refusal, PATIENCE).await.unwrap();
     let (_probe, _probed) = soon(connection.accept_stream()).await.unwrap();
-    answer(&mut send, &[GenerateEvent::Finished(FinishReason::Length)]).await;
+    answer(&mut send, &[GenerateEvent::Finished { choice: 0, reason: FinishReason::Length }]).await;
     assert_eq!(soon(asked).await.unwrap().status, 200, "slow is not lost");
 }
 

@@ -24,21 +24,22 @@ pub(crate) enum Step {
 
 /// Tokens, all in one event.
 pub(crate) fn tokens(ids: &[u32]) -> Step {
-    Step::Event(GenerateEvent::Tokens(ids.iter().map(|id| TokenOutput { id: *id, logprobs: None }).collect()))
+    let tokens = ids.iter().map(|id| TokenOutput { id: *id, logprobs: None }).collect();
+    Step::Event(GenerateEvent::Tokens { choice: 0, tokens })
 }
 
 /// One token with logprobs.
 pub(crate) fn scored(id: u32, chosen: f32, top: &[(u32, f32)]) -> Step {
     let logprobs = Some(TokenLogprobs { chosen, top: top.to_vec() });
-    Step::Event(GenerateEvent::Tokens(vec![TokenOutput { id, logprobs }]))
+    Step::Event(GenerateEvent::Tokens { choice: 0, tokens: vec![TokenOutput { id, logprobs }] })
 }
 
 pub(crate) fn stop() -> Step {
-    Step::Event(GenerateEvent::Finished(FinishReason::Stop))
+    Step::Event(GenerateEvent::Finished { choice: 0, reason: FinishReason::Stop })
 }
 
 pub(crate) fn length() -> Step {
-    Step::Event(GenerateEvent::Finished(FinishReason::Length))
+    Step::Event(GenerateEvent::Finished { choice: 0, reason: FinishReason::Length })
 }
 
 /// What every request is answered by: the front script, or the last one again and again.
@@ -103,7 +104,7 @@ impl Events for Playing {
     async fn next(&mut self, _: Instant) -> Result<GenerateEvent, DispatchError> {
         match self.steps.pop_front() {
             Some(Step::Event(event)) => {
-                if matches!(event, GenerateEvent::Finished(_) | GenerateEvent::Failed { .. }) {
+                if matches!(event, GenerateEvent::Finished { .. } | GenerateEvent::Failed { .. }) {
                     self.cancelled = None;
                 }
                 Ok(event)

@@ -21,6 +21,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use protocol::lease::{NodeOrders, RANKS_PER_NODE_MAX, RankGoal, RankOrder, WorkerPhase, WorkerStatus};
+use protocol::stats::EngineStats;
 use protocol::worker::{EngineLoad, FromWorker, ToWorker};
 use protocol::{Epoch, Rank, ReplicaId, Term};
 
@@ -126,6 +127,7 @@ struct Worker {
     /// From the checkpoint, bytes; stays known when the phase has gone on.
     bytes_read: u64,
     load: Option<EngineLoad>,
+    stats: Option<Box<EngineStats>>,
 }
 
 impl Worker {
@@ -188,6 +190,7 @@ impl Supervisor {
             phase: w.phase.clone(),
             bytes_read: w.bytes_read,
             load: w.load,
+            stats: w.stats.clone(),
         };
         self.workers.iter().map(status).take(RANKS_PER_NODE_MAX).collect()
     }
@@ -234,7 +237,10 @@ impl Supervisor {
                 }
                 worker.phase = phase;
             }
-            FromWorker::Alive(load) => worker.load = (key.rank == Rank(0)).then_some(load),
+            FromWorker::Alive { load, stats } => {
+                let leads = key.rank == Rank(0);
+                (worker.load, worker.stats) = (leads.then_some(load), stats.filter(|_| leads));
+            }
         }
     }
 
@@ -291,6 +297,7 @@ impl Supervisor {
                 phase: WorkerPhase::Starting,
                 bytes_read: 0,
                 load: None,
+                stats: None,
             };
             if order.goal == RankGoal::Load {
                 commands.push(Command::Spawn(Box::new(order.clone())));

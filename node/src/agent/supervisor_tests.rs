@@ -239,7 +239,7 @@ fn leaving_drains_everything_and_starts_nothing() {
 fn load_is_kept_for_rank_0_only_while_it_lives() {
     let mut case = Case::serving();
     let load = EngineLoad { running: 3, ..EngineLoad::default() };
-    case.apply(Event::Said { key: key(1), message: FromWorker::Alive(load) });
+    case.apply(Event::Said { key: key(1), message: FromWorker::Alive { load, stats: None } });
     assert_eq!(case.supervisor.statuses()[0].load, Some(load));
     case.apply(exited(1));
     assert_eq!(case.supervisor.statuses()[0].load, None);

@@ -7,7 +7,7 @@ use kernels::BLOCK_TOKENS;
 use proptest::prelude::*;
 use protocol::SeqId;
 use protocol::generate::FinishReason;
-use protocol::step::StepPlan;
+use protocol::step::{LogitsWanted, StepPlan};
 
 use super::*;
 
@@ -79,7 +79,7 @@ impl Harness {
                 let at = start + i;
                 self.cache.insert((seq.blocks[at / BLOCK_TOKENS], at % BLOCK_TOKENS), (seq.seq, *token));
             }
-            if seq.wants_logits {
+            if seq.logits != LogitsWanted::None {
                 let end = start + seq.tokens.len();
                 assert_eq!(end, tokens.len(), "logits are wanted before the last token is in");
                 for (at, token) in tokens.iter().enumerate() {

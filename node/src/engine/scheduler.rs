@@ -124,7 +124,7 @@ impl Scheduler {
         let entering = self.running.iter_mut().zip(shares).filter(|(_, share)| *share > 0);
         let seqs = entering.map(|(seq, share)| seq.enter_step(share)).collect();
         self.steps += 1;
-        Some(StepPlan { step: self.steps, seqs })
+        Some(StepPlan { step: self.steps, copies: Vec::new(), seqs })
     }
 
     /// Blocks for the running sequences' new tokens, oldest first; the youngest pays where none are left.

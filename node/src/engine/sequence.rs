@@ -5,7 +5,7 @@
 
 use protocol::SeqId;
 use protocol::generate::FinishReason;
-use protocol::step::StepSeq;
+use protocol::step::{LogitsWanted, StepSeq};
 
 use super::block_pool::BlockTable;
 use super::limits::blocks_for;
@@ -98,7 +98,7 @@ impl Sequence {
             start: u32::try_from(self.computed).expect("a context is far below 2^32 tokens"),
             tokens: self.tokens[self.computed..end].to_vec(),
             blocks: self.blocks.ids()[..blocks_for(end)].to_vec(),
-            wants_logits: end == self.tokens.len(),
+            logits: if end == self.tokens.len() { LogitsWanted::Last } else { LogitsWanted::None },
         }
     }
 

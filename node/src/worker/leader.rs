@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use protocol::frame::{Refusal, RefusalCode};
 use protocol::generate::{GenerateRequest, TokenOutput};
-use protocol::step::StepPlan;
+use protocol::step::{LogitsWanted, StepPlan};
 use protocol::{RequestId, SeqId};
 use sharding::layers::Logits;
 use tokio::sync::mpsc;
@@ -136,7 +136,9 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
     /// Tells the other ranks that no step follows.
     fn end_group(&mut self) -> Result<(), StepFault> {
         let step = self.scheduler.steps() + 1;
-        self.group.send_plan(&StepPlan { step, seqs: Vec::new() }).map_err(|source| StepFault::Plan { step, source })
+        self.group
+            .send_plan(&StepPlan { step, copies: Vec::new(), seqs: Vec::new() })
+            .map_err(|source| StepFault::Plan { step, source })
     }
 
     fn take_commands(&mut self) {
@@ -157,7 +159,8 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
 
     fn admit(&mut self, submission: Submission) {
         let Submission { request, replies } = submission;
-        let GenerateRequest { request_id, prompt_ids, resume, sampling, .. } = request;
+        let GenerateRequest { request_id, prompt_ids, mut choices, sampling, .. } = request;
+        let resume = choices.swap_remove(0).resume;
         let sampler = Sampler::new(sampling.clone(), &prompt_ids, &resume);
         let active = Active { request_id, sampler, replies };
         if self.draining {
@@ -211,7 +214,7 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
 
     /// Chooses a token for each sequence that wanted logits, and sends it off.
     fn sample(&mut self, plan: &StepPlan, logits: Option<&Logits>) -> Result<Vec<(SeqId, u32)>, StepFault> {
-        let wanting: Vec<SeqId> = plan.seqs.iter().filter(|s| s.wants_logits).map(|s| s.seq).collect();
+        let wanting: Vec<SeqId> = plan.seqs.iter().filter(|s| s.logits != LogitsWanted::None).map(|s| s.seq).collect();
         let (rows, vocab) = logits.map_or((&[][..], 1), |l| (l.rows.as_slice(), l.vocab.max(1)));
         if rows.len() != wanting.len() * vocab {
             return Err(StepFault::Logits { step: plan.step, wanted: wanting.len(), found: rows.len() / vocab });
@@ -238,7 +241,7 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
 
 fn refusal_code(e: AdmitError) -> RefusalCode {
     match e {
-        AdmitError::QueueFull { .. } => RefusalCode::Overloaded,
+        AdmitError::QueueFull { .. } => RefusalCode::Overloaded { retry_after_ms: 0 },
         AdmitError::TooLong { .. } | AdmitError::Empty => RefusalCode::BadRequest,
     }
 }

@@ -31,7 +31,7 @@ impl Reporter {
 
     /// Says that the worker is alive.
     pub(super) fn alive(&self, load: EngineLoad) {
-        self.send(&FromWorker::Alive(load));
+        self.send(&FromWorker::Alive { load, stats: None });
     }
 
     fn send(&self, message: &FromWorker) {

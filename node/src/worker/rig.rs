@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use protocol::generate::{FinishReason, GenerateRequest, SamplingParams};
-use protocol::step::StepPlan;
+use protocol::generate::{Choice, FinishReason, GenerateRequest, Priority, SamplingParams};
+use protocol::step::{LogitsWanted, StepPlan};
 use protocol::{ReplicaId, RequestId, WorldSize};
 use sharding::layers::{Group, Logits, StepError};
 use tokio::sync::mpsc;
@@ -49,7 +49,7 @@ impl StepModel for Counting {
         group.all_gather(&vec![1; world], &[1.0], &mut vec![0.0; world])?;
         let vocab = COUNTING_VOCAB as usize;
         let mut rows = Vec::new();
-        for seq in plan.seqs.iter().filter(|s| s.wants_logits) {
+        for seq in plan.seqs.iter().filter(|s| s.logits != LogitsWanted::None) {
             let last = *seq.tokens.last().expect("a sequence brings a token");
             let mut row = vec![0.0; vocab];
             row[(last as usize + 1) % vocab] = if self.poison == Some(last) { f32::NAN } else { 1.0 };
@@ -98,8 +98,10 @@ impl Rig {
             request_id: RequestId::from_bytes([self.next_request; 16]),
             replica: ReplicaId(1),
             prompt_ids: prompt.to_vec(),
-            resume: resume.to_vec(),
+            choices: vec![Choice { index: 0, resume: resume.to_vec() }],
             sampling,
+            priority: Priority::default(),
+            cache_salt: String::new(),
             deadline_ms: 60_000,
         };
         let (submission, replies) = Submission::new(request, self.context_tokens);

@@ -167,19 +167,19 @@ impl Front {
             return no(RefusalCode::WrongEpoch, format!("{found} is meant, {here}"));
         }
         let biased = request.sampling.logit_bias.iter().map(|(id, _)| id);
-        let mut ids = request.prompt_ids.iter().chain(&request.resume).chain(biased);
+        let mut ids = request.prompt_ids.iter().chain(request.choices.iter().flat_map(|c| &c.resume)).chain(biased);
         if let Some(id) = ids.find(|id| **id >= self.vocab) {
             return no(RefusalCode::BadRequest, format!("token id {id} is not below {}", self.vocab));
         }
         if !self.open.load(Ordering::Acquire) {
-            return no(RefusalCode::Overloaded, "the replica does not serve yet".to_owned());
+            return no(RefusalCode::Overloaded { retry_after_ms: 0 }, "the replica does not serve yet".to_owned());
         }
         let deadline = Instant::now() + Duration::from_millis(u64::from(request.deadline_ms));
         let (submission, replies) = Submission::new(request, self.context_tokens);
         match self.submissions.try_send(submission) {
             Ok(()) => Ok((replies, deadline)),
             Err(mpsc::error::TrySendError::Full(_)) => {
-                no(RefusalCode::Overloaded, "too many requests arrive at once".to_owned())
+                no(RefusalCode::Overloaded { retry_after_ms: 0 }, "too many requests arrive at once".to_owned())
             }
             Err(mpsc::error::TrySendError::Closed(_)) => {
                 no(RefusalCode::Internal, "the group of this epoch has ended".to_owned())
@@ -233,13 +233,13 @@ impl Front {
         for reply in batch.drain(..) {
             match reply {
                 Reply::Token(token) => tokens.push(token),
-                Reply::Finished(reason) => end = Some(Ending::Event(GenerateEvent::Finished(reason))),
+                Reply::Finished(reason) => end = Some(Ending::Event(GenerateEvent::Finished { choice: 0, reason })),
                 Reply::Failed { reason, retryable } => end = Some(failed(&reason, retryable)),
                 Reply::Refused(refusal) => end = Some(Ending::Refusal(refusal)),
             }
         }
         if !tokens.is_empty() {
-            send.send(self.epoch, &GenerateEvent::Tokens(tokens), EVENT_DEADLINE).await?;
+            send.send(self.epoch, &GenerateEvent::Tokens { choice: 0, tokens }, EVENT_DEADLINE).await?;
         }
         match &end {
             None => return Ok(false),

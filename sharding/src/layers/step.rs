@@ -52,15 +52,15 @@ pub(super) fn positions(plan: &StepPlan) -> Positions {
     positions
 }
 
-/// The last row of each sequence that wants logits.
+/// The rows that want logits: the last ones of each sequence.
 pub(super) fn wanting_rows(plan: &StepPlan) -> Vec<u32> {
-    let mut end = 0u32;
+    let row = |n: usize| u32::try_from(n).expect("a step plan's tokens are bounded by STEP_TOKENS_MAX");
+    let mut end = 0;
     let mut rows = Vec::new();
     for seq in &plan.seqs {
-        end += u32::try_from(seq.tokens.len()).expect("a step plan's tokens are bounded by STEP_TOKENS_MAX");
-        if seq.wants_logits {
-            rows.push(end - 1);
-        }
+        end += seq.tokens.len();
+        let wanted = seq.logits.rows(seq.tokens.len());
+        rows.extend(row(end - wanted)..row(end));
     }
     rows
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use kernels::Pool;
-use protocol::step::{StepPlan, StepSeq};
+use protocol::step::{LogitsWanted, StepPlan, StepSeq};
 use protocol::{Dtype, NodeId, Plan, Rank, SeqId, WorldSize};
 use sharding::layers::{Glm4Text, Logits, Observer, Unobserved};
 use sharding::planner::{Shares, cuts};
@@ -108,7 +108,7 @@ impl Lead {
 
     pub(crate) fn step_observed(&mut self, seqs: Vec<StepSeq>, observer: &mut dyn Observer) -> Logits {
         self.step += 1;
-        let plan = StepPlan { step: self.step, seqs };
+        let plan = StepPlan { step: self.step, copies: Vec::new(), seqs };
         for follower in &self.followers {
             follower.send(plan.clone()).expect("the rank runs");
         }
@@ -204,7 +204,8 @@ impl Answer {
 /// A sequence's part of a step.
 pub(crate) fn seq(id: usize, start: usize, tokens: Vec<u32>, blocks: &[u32], wants_logits: bool) -> StepSeq {
     let start = u32::try_from(start).expect("small");
-    StepSeq { seq: SeqId(id as u64), start, tokens, blocks: blocks.to_vec(), wants_logits }
+    let logits = if wants_logits { LogitsWanted::Last } else { LogitsWanted::None };
+    StepSeq { seq: SeqId(id as u64), start, tokens, blocks: blocks.to_vec(), logits }
 }
 
 /// A prompt as one-token sequences that share their blocks: a step writes all keys and values before it attends, so
