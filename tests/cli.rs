@@ -64,6 +64,8 @@ fn usage_errors_exit_2_and_help_exits_0() {
         &["node"],
         &["node", "--name", "Not_A_Label"],
         &["chat", "--log", "=,=", "hi"],
+        &["chat", "--url", "nonsense", "hi"],
+        &["chat", "--url", "ftp://127.0.0.1", "hi"],
     ] {
         expect(&shardglm(args), 2, &[]);
     }
@@ -214,6 +216,23 @@ fn up_refuses_a_model_that_is_not_whole_and_a_plan_that_does_not_fit() {
     let truncated = up(&[&listen[..], &["--model", &dir.path().display().to_string()]].concat());
     expect(&truncated, 3, &["model.safetensors"]);
     assert_eq!(String::from_utf8_lossy(&truncated.stderr).lines().count(), 1, "one line");
+}
+
+#[test]
+fn a_chat_template_that_is_none_is_refused_before_anything_starts() {
+    let dir = temp();
+    for entry in std::fs::read_dir(NANO).expect("exists").flatten() {
+        std::fs::copy(entry.path(), dir.path().join(entry.file_name())).expect("copies");
+    }
+    std::fs::write(dir.path().join("chat_template.jinja"), "{% for m in messages %}").expect("writes");
+    let model = dir.path().display().to_string();
+    let refused = up(&["--coordinators", "1", "--listen", "127.0.0.1:9", "--model", &model]);
+    expect(&refused, 3, &["chat_template.jinja"]);
+    assert_eq!(String::from_utf8_lossy(&refused.stderr).lines().count(), 1, "one line");
+    let other = temp();
+    let file = config(other.path(), "");
+    let checked = shardglm(&["check", "--config", &file, "--set", &format!("deployment.model={model}")]);
+    expect(&checked, 3, &["chat_template.jinja"]);
 }
 
 #[test]

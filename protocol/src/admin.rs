@@ -133,7 +133,7 @@ pub struct DeploymentInfo {
 pub struct MemberInfo {
     /// Its id.
     pub id: CoordinatorId,
-    /// `leader`, `follower`, `candidate` or `unknown`, as the answering coordinator knows.
+    /// `leader`, `follower`, `candidate`, `unreachable` or `unknown`, as the answering coordinator knows.
     pub role: String,
     /// The term it is known in.
     pub term: Term,

@@ -69,9 +69,17 @@ impl From<AdminError> for Failure {
         match &error {
             AdminError::Unreachable { .. } => Self::unreachable(error),
             AdminError::Refused { code, .. } if code == "precondition_failed" => Self::refused(error),
+            AdminError::Refused { code, .. } if is_without_majority(code) => {
+                Self::unreachable(anyhow::anyhow!("{error}; --stale shows what one coordinator knows"))
+            }
             AdminError::Refused { .. } | AdminError::Malformed { .. } => anyhow::Error::new(error).into(),
         }
     }
+}
+
+/// Whether a refusal says that the answering coordinator reaches no leader or no majority.
+fn is_without_majority(code: &str) -> bool {
+    code == "not_leader" || code == "no_quorum"
 }
 
 /// The client.
@@ -142,7 +150,7 @@ impl AdminClient {
             match self.http.get(format!("https://{addr}{path}{query}")).send().await {
                 Err(e) => tried.push(format!("{addr}: {}", cause(&e))),
                 Ok(response) => match read(*addr, response).await {
-                    Err(AdminError::Refused { addr, code, message }) if code == "not_leader" || code == "no_quorum" => {
+                    Err(AdminError::Refused { addr, code, message }) if is_without_majority(&code) => {
                         refused = Some(AdminError::Refused { addr, code, message });
                     }
                     done => return done,

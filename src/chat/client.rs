@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use futures_util::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -131,8 +132,11 @@ impl ChatClient {
     /// A client of the endpoint at `url`, with or without its `/v1`.
     ///
     /// # Errors
-    /// An HTTP client that cannot be built.
+    /// What is no HTTP address, or an HTTP client that cannot be built.
     pub(crate) fn new(url: &str) -> anyhow::Result<Self> {
+        let parsed =
+            reqwest::Url::parse(url).with_context(|| format!("`{url}` is not an http:// or https:// address"))?;
+        anyhow::ensure!(matches!(parsed.scheme(), "http" | "https"), "`{url}` is not an http:// or https:// address");
         let base = url.trim_end_matches('/').trim_end_matches("/v1").to_owned();
         let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(SILENCE_TIMEOUT).build()?;
         Ok(Self { base, http })

@@ -32,7 +32,7 @@ pub(super) struct ChatArgs {
 
 /// Runs it.
 pub(super) async fn run(args: ChatArgs) -> Result<(), Failure> {
-    let client = ChatClient::new(&args.url)?;
+    let client = ChatClient::new(&args.url).map_err(Failure::usage)?;
     let model = match args.model {
         Some(model) => model,
         None => client.first_model().await?,

@@ -45,6 +45,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
 fn plan(config: &Config, nodes: Option<u16>) -> anyhow::Result<MemoryPlan> {
     let deployment = &config.deployment;
     let model = sharding::model_record(&deployment.model)?;
+    coordinator::gateway::check_model_files(&model)?;
     let memory = match config.node.memory_bytes {
         0 => host::memory_for_ranks()?,
         bytes => bytes,

@@ -123,6 +123,7 @@ fn prepare(spec: &UpSpec, home: &Home, public: &[SocketAddr]) -> Result<Config, 
     let config = settings::settle(spec, home, public, &model_dir)?;
     let nodes = memory::alike(spec.nodes, config.node.memory_bytes)?;
     let plan = MemoryPlan::new(&config.deployment, &model, nodes).map_err(Failure::refused)?;
+    coordinator::gateway::check_model_files(&model).map_err(Failure::refused)?;
     let names = config.deployment.names().join(", ");
     let (tp, dtype) = (spec.tp, spec.dtype.as_str());
     print(&format!("{names} ({}) at tp {tp}, {dtype}\n{}\n", model_dir.display(), plan.text()))?;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::goldens::text_only;
 use crate::harness::{Cluster, until};
+use crate::processes::Seen;
 
 /// Within which a client must hear that its stream is lost.
 const ERROR_WITHIN: Duration = Duration::from_secs(5);
@@ -53,6 +54,23 @@ async fn lose(cluster: &Cluster, http: &reqwest::Client, rank: u16) {
 
     again(cluster, http).await;
     assert!(!worker.runs());
+}
+
+#[test]
+fn without_a_majority_admin_reads_say_so_and_stale_ones_show_who_is_missing() {
+    let cluster = Cluster::start(&["--nodes", "1", "--tp", "1"]);
+    let mut coordinators = cluster.processes();
+    coordinators.retain(|p| p.args.starts_with("shardglm coordinator"));
+    coordinators[1..].iter().for_each(Seen::kill);
+    let refused = cluster.shardglm(&["member", "list"], true);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!((refused.status.code(), said.lines().count()), (Some(4), 1), "{said}");
+    assert!(said.contains("no majority") && said.contains("--stale"), "{said}");
+    until("the others are seen to be gone", AGAIN_WITHIN, || {
+        let stale = cluster.shardglm(&["member", "list", "--stale"], true);
+        let said = String::from_utf8_lossy(&stale.stdout);
+        (stale.status.success() && said.matches("unreachable").count() == 2).then_some(())
+    });
 }
 
 /// Waits until the replica serves again.

@@ -38,7 +38,7 @@ pub(super) enum CallFailed {
     #[error("the body is larger than {0} bytes")]
     TooLarge(usize),
     /// The state cannot be confirmed.
-    #[error("{0}; ask with ?consistency=stale for what this coordinator has")]
+    #[error(transparent)]
     Read(#[from] ReadError),
     /// It took too long.
     #[error("no answer in time")]

@@ -1,9 +1,11 @@
 //! The admin API's lists, from applied state and what the leader has heard. Pure.
 
+use std::collections::BTreeSet;
+
 use protocol::admin::{DeploymentInfo, MemberInfo, NodeHealth, NodeInfo, RankInfo, ReplicaInfo, ReplicaPhase};
 use protocol::lease::WorkerStatus;
 use protocol::worker::EngineLoad;
-use protocol::{DeploymentSpec, NodeId, Rank, RankPlan, ReplicaId};
+use protocol::{CoordinatorId, DeploymentSpec, NodeId, Rank, RankPlan, ReplicaId};
 
 use crate::config::MemberAddrs;
 use crate::raft::Leadership;
@@ -27,10 +29,12 @@ pub(super) fn nodes(state: &ClusterState, heard: &Heard) -> Vec<NodeInfo> {
 
 pub(super) fn members(
     members: &[MemberAddrs],
-    own: protocol::CoordinatorId,
+    own: CoordinatorId,
     leadership: Leadership,
+    reached: &BTreeSet<CoordinatorId>,
 ) -> Vec<MemberInfo> {
     let role = |m: &MemberAddrs| match leadership.leader {
+        _ if m.id != own && !reached.contains(&m.id) => "unreachable",
         Some(leader) if leader == m.id => "leader",
         Some(_) => "follower",
         None if m.id == own => "candidate",

@@ -107,7 +107,11 @@ async fn deployments(State(parts): State<Arc<AdminParts>>, args: ListArgs) -> im
 
 async fn members(State(parts): State<Arc<AdminParts>>, args: ListArgs) -> impl IntoResponse {
     let consensus = &parts.consensus;
-    list(&parts, args, |_, _| listings::members(&parts.members, consensus.id(), *consensus.leadership().borrow())).await
+    let members = |_: &_, _: &_| {
+        let leadership = *consensus.leadership().borrow();
+        listings::members(&parts.members, consensus.id(), leadership, &consensus.reached())
+    };
+    list(&parts, args, members).await
 }
 
 async fn join(

@@ -14,7 +14,7 @@ use super::tokenize::{TextTokenizer, TokenizerError};
 
 /// Why a model's files cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BundleError {
+pub enum BundleError {
     /// `config.json`.
     #[error("config.json: {0}")]
     Config(#[from] SpecError),
@@ -49,6 +49,15 @@ pub(super) enum BundleError {
         /// What it may be.
         expected: String,
     },
+}
+
+/// Reads what a gateway will read of `model`: its tokenizer, chat template and generation config. For whoever wants to
+/// know before a cluster starts. Blocking.
+///
+/// # Errors
+/// [`BundleError`] naming the file.
+pub fn check_model_files(model: &ModelRecord) -> Result<(), BundleError> {
+    Bundle::load(model).map(drop)
 }
 
 /// What holds where a request does not say otherwise.

@@ -53,4 +53,5 @@ mod unstalled;
 mod unsupported;
 mod validate;
 
+pub use bundle::{BundleError, check_model_files};
 pub use server::{Gateway, GatewayConfig, GatewayError};

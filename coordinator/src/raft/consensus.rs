@@ -3,7 +3,7 @@
 //! Not here: stores and network. Invariant: `propose` answers `Ok` only for a command that a majority has on disk and
 //! that was applied here or at the leader.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -157,6 +157,12 @@ impl Consensus {
     #[must_use]
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.inner.leadership.clone()
+    }
+
+    /// The other coordinators that this one is connected to.
+    #[must_use]
+    pub fn reached(&self) -> BTreeSet<CoordinatorId> {
+        self.inner.links.up()
     }
 
     pub(super) fn raft(&self) -> &Raft {

@@ -3,7 +3,7 @@
 //! Not here: what is sent over it. A call never connects: where the connection is down it fails at once, and the
 //! keeper of that peer goes on trying. Invariant: at most one keeper a peer, ended by the token it was given.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -81,11 +81,15 @@ impl Links {
         answer.map(|r| r.body).map_err(|source| LinkError::Call { peer, source })
     }
 
+    /// The peers that are connected now.
+    pub(super) fn up(&self) -> BTreeSet<CoordinatorId> {
+        self.peers.iter().filter(|(_, rx)| rx.borrow().is_some()).map(|(id, _)| *id).collect()
+    }
+
     /// Waits until at least `count` peers are connected.
     pub(super) async fn connected(&self, count: usize) {
         loop {
-            let up = self.peers.values().filter(|rx| rx.borrow().is_some()).count();
-            if up >= count {
+            if self.up().len() >= count {
                 return;
             }
             let down = self.peers.values().filter(|rx| rx.borrow().is_none());
