@@ -25,6 +25,8 @@ use crate::trust;
 const MARKER: &str = "up.json";
 const LOCK: &str = "up.lock";
 const HOLDER: &str = "shardglm up";
+/// How the name of a temporary directory begins.
+const TEMPORARY: &str = "shardglm-";
 /// Version of the directory's layout.
 const FORMAT: u32 = 1;
 
@@ -64,7 +66,8 @@ impl Home {
     pub(super) fn open(dir: Option<&Path>, coordinators: u16, nodes: u16) -> Result<Self, Failure> {
         let layout = (coordinators, nodes);
         let Some(dir) = dir else {
-            let temp = tempfile::Builder::new().prefix("shardglm-").tempdir();
+            remove_orphans(&std::env::temp_dir());
+            let temp = tempfile::Builder::new().prefix(TEMPORARY).tempdir();
             let temp = temp.context("cannot create a temporary directory")?;
             let dir = temp.path().to_owned();
             return Ok(Self {
@@ -159,6 +162,12 @@ fn previous(dir: &Path, (coordinators, nodes): (u16, u16)) -> anyhow::Result<Con
     if cluster != marker.cluster_id {
         anyhow::bail!("{shown} is of cluster {}, but its CA is of cluster {cluster}", marker.cluster_id);
     }
+    for home in identity_dirs(dir, coordinators, nodes).filter(|home| home.exists()) {
+        let found = transport::NodeIdentity::load(&home)?.identity().cluster;
+        if found != cluster {
+            anyhow::bail!("{shown} is of cluster {cluster}, but {} is of cluster {found}", home.display());
+        }
+    }
     let config = RawConfig::read(&dir.join("cluster.toml")).and_then(|raw| raw.settle(&[]))?;
     if config.coordinators.len() != usize::from(coordinators) {
         anyhow::bail!("{shown}/cluster.toml has {} coordinators, expected {coordinators}", config.coordinators.len());
@@ -166,6 +175,83 @@ fn previous(dir: &Path, (coordinators, nodes): (u16, u16)) -> anyhow::Result<Con
     Ok(config)
 }
 
+/// Every directory of an identity; those of nodes are there once they have joined.
+fn identity_dirs(dir: &Path, coordinators: u16, nodes: u16) -> impl Iterator<Item = PathBuf> {
+    let of_coordinators = (1..=u64::from(coordinators)).map(|id| trust::coordinator_dir(dir, CoordinatorId(id)));
+    let of_nodes = (1..=nodes).map(|node| dir.join(format!("node-{node}")));
+    of_coordinators.chain(of_nodes).chain([trust::admin_dir(dir)])
+}
+
+/// Removes the temporary directories of `up`s that were killed: nobody holds their lock. The marker is written under
+/// the lock, so a directory without one may be about to be locked, and stays.
+fn remove_orphans(temp: &Path) {
+    for entry in fs::read_dir(temp).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let ours = entry.file_name().to_string_lossy().starts_with(TEMPORARY) && path.join(MARKER).is_file();
+        if ours && let Ok(_held) = lock(&path, LOCK, HOLDER) {
+            match fs::remove_dir_all(&path) {
+                Ok(()) => tracing::info!(dir = %path.display(), "removed what a killed `up` had left"),
+                Err(e) => {
+                    tracing::warn!(dir = %path.display(), error = %e, "cannot remove what a killed `up` has left")
+                }
+            }
+        }
+    }
+}
+
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trusted(dir: &Path) -> ClusterId {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let cluster_id = trust::create(dir, &[CoordinatorId(1)]).expect("writes");
+        let marker = Marker { format: FORMAT, cluster_id, coordinators: 1, nodes: 1 };
+        write(&dir.join(MARKER), &serde_json::to_string(&marker).expect("JSON")).expect("writes");
+        cluster_id
+    }
+
+    #[test]
+    fn an_identity_of_another_cluster_is_named_with_both_clusters() {
+        let (one, other) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+        let (here, there) = (trusted(one.path()), trusted(other.path()));
+        for (from, to) in [("admin", "admin"), ("coordinator-1", "coordinator-1"), ("admin", "node-1")] {
+            let stray = one.path().join(to);
+            let kept = one.path().join("kept");
+            let replaced = stray.exists();
+            if replaced {
+                fs::rename(&stray, &kept).expect("renames");
+            }
+            fs::create_dir(&stray).expect("creates");
+            for file in fs::read_dir(other.path().join(from)).expect("exists").flatten() {
+                fs::copy(file.path(), stray.join(file.file_name())).expect("copies");
+            }
+            let error = previous(one.path(), (1, 1)).expect_err("two clusters").to_string();
+            for part in [format!("of cluster {here}"), format!("of cluster {there}"), format!("{to} is")] {
+                assert!(error.contains(&part), "`{part}` in {error}");
+            }
+            fs::remove_dir_all(&stray).expect("removes");
+            if replaced {
+                fs::rename(&kept, &stray).expect("renames");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_killed_up_left_goes_and_what_is_held_or_unmarked_stays() {
+        let temp = tempfile::tempdir().expect("a directory");
+        let dir = |name: &str| temp.path().join(format!("{TEMPORARY}{name}"));
+        for name in ["orphan", "held", "unmarked"] {
+            fs::create_dir(dir(name)).expect("creates");
+        }
+        write(&dir("orphan").join(MARKER), "{}").expect("writes");
+        write(&dir("held").join(MARKER), "{}").expect("writes");
+        let _held = lock(&dir("held"), LOCK, HOLDER).expect("nobody else");
+        remove_orphans(temp.path());
+        assert_eq!(["orphan", "held", "unmarked"].map(|name| dir(name).exists()), [false, true, true]);
+    }
 }
