@@ -49,7 +49,7 @@ fn a_step_that_samples_nothing_gives_no_rows() {
     let mut model = setup().load(Rank(0));
     for seqs in [vec![], vec![seq(0, 0, vec![1, 2], &[0], false)]] {
         let logits = model.step(&mut alone(), &step(seqs)).expect("a step").expect("rank 0");
-        assert_eq!((logits.rows.len(), logits.vocab), (0, 2048));
+        assert!(logits.rows.is_empty());
     }
 }
 

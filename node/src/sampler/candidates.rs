@@ -3,25 +3,19 @@
 //! Invariants: of equal logits the lowest ids are kept; sums run in f64, in order of rank for top-p and of id for the
 //! draw, so a filter that removes nothing changes no draw.
 
-use std::cmp::Ordering;
-
 use protocol::generate::SamplingParams;
+use sharding::layers::{Candidate, by_rank};
 
 use super::math::exp_nonpositive;
 
-/// Best logit first, then lowest id.
-pub(super) fn by_rank(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
-    b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
-}
-
 /// All ids of `logits` (`[vocab]`) that are not masked.
-pub(super) fn fill(candidates: &mut Vec<(f32, u32)>, logits: &[f32]) {
+pub(super) fn fill(candidates: &mut Vec<Candidate>, logits: &[f32]) {
     candidates.clear();
     candidates.extend((0u32..).zip(logits).filter(|(_, x)| **x > f32::NEG_INFINITY).map(|(id, x)| (*x, id)));
 }
 
 /// Leaves the `k` best, in no order.
-pub(super) fn keep_best(candidates: &mut Vec<(f32, u32)>, k: usize) {
+pub(super) fn keep_best(candidates: &mut Vec<Candidate>, k: usize) {
     if k == 0 {
         candidates.clear();
     } else if k < candidates.len() {
@@ -31,7 +25,7 @@ pub(super) fn keep_best(candidates: &mut Vec<(f32, u32)>, k: usize) {
 }
 
 /// Draws one id of `candidates` (never empty) by `uniform` in [0, 1). `params.temperature` > 0.
-pub(super) fn draw(candidates: &mut Vec<(f32, u32)>, params: &SamplingParams, uniform: f64) -> u32 {
+pub(super) fn draw(candidates: &mut Vec<Candidate>, params: &SamplingParams, uniform: f64) -> u32 {
     let best = candidates.iter().map(|c| c.0).fold(f32::NEG_INFINITY, f32::max);
     let weight = |logit: f32| exp_nonpositive(f64::from(logit - best) / f64::from(params.temperature));
     if params.top_k > 0 {
@@ -58,7 +52,7 @@ pub(super) fn draw(candidates: &mut Vec<(f32, u32)>, params: &SamplingParams, un
 }
 
 /// Leaves the fewest best ids whose weights reach `top_p` of the total. Only as many are sorted as are needed.
-fn keep_nucleus(candidates: &mut Vec<(f32, u32)>, top_p: f64, weight: impl Fn(f32) -> f64) {
+fn keep_nucleus(candidates: &mut Vec<Candidate>, top_p: f64, weight: impl Fn(f32) -> f64) {
     candidates.sort_unstable_by_key(|c| c.1);
     let wanted = top_p * candidates.iter().map(|c| weight(c.0)).sum::<f64>();
     let mut sorted = 0;
@@ -90,7 +84,7 @@ mod tests {
     }
 
     /// Probabilities 0.4, 0.3, 0.2, 0.1 at temperature 1, not in order of id.
-    fn row() -> Vec<(f32, u32)> {
+    fn row() -> Vec<Candidate> {
         let p = [(0.1f32, 0), (0.4, 1), (0.2, 2), (0.3, 3)];
         p.map(|(p, id)| (p.ln(), id)).to_vec()
     }

@@ -8,6 +8,8 @@ use std::collections::HashMap;
 
 use protocol::generate::SamplingParams;
 
+use super::row::ById;
+
 /// Counts of one sequence. Kept only where a penalty needs them.
 #[derive(Debug)]
 pub(super) struct History {
@@ -44,11 +46,20 @@ impl History {
         }
     }
 
-    /// Applies the penalties to `logits` (`[vocab]`). Each entry depends on its own id only, so the map's order cannot
-    /// show.
-    pub(super) fn apply(&self, logits: &mut [f32]) {
+    /// Whether a penalty may raise a logit.
+    pub(super) fn raises(&self) -> bool {
+        self.repetition < 1.0 || self.frequency < 0.0 || self.presence < 0.0
+    }
+
+    /// Number of ids whose logits a penalty may change.
+    pub(super) fn len(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// Applies the penalties to a row. Each entry depends on its own id only, so the map's order cannot show.
+    pub(super) fn apply(&self, row: &mut (impl ById + ?Sized)) {
         for (id, count) in &self.seen {
-            let Some(logit) = logits.get_mut(*id as usize) else { continue };
+            let Some(logit) = row.logit_mut(*id) else { continue };
             if self.repetition != 1.0 {
                 *logit = if *logit > 0.0 { *logit / self.repetition } else { *logit * self.repetition };
             }
@@ -75,7 +86,7 @@ mod tests {
         let mut history = History::new(&params, &[0, 1]);
         [1, 2, 2].into_iter().for_each(|id| history.record(id));
         let mut logits = [4.0, -4.0, 4.0, 4.0];
-        history.apply(&mut logits);
+        history.apply(logits.as_mut_slice());
         // 0: prompt only. 1: prompt and once in the output, negative. 2: twice in the output. 3: unseen.
         assert_eq!(logits, [2.0, -8.0 - 0.5 - 0.25, 2.0 - 1.0 - 0.25, 4.0]);
     }

@@ -26,11 +26,11 @@ fn split(x: u64) -> (u32, u32) {
     (high, low)
 }
 
-/// The uniform number in [0, 1) that belongs to `position` under `seed`; 53 random bits.
-pub(super) fn uniform(seed: u64, position: u64) -> f64 {
+/// The uniform number in [0, 1) that belongs to `position` of the `choice`-th answer under `seed`; 53 random bits.
+pub(super) fn uniform(seed: u64, choice: u16, position: u64) -> f64 {
     let (seed_high, seed_low) = split(seed);
     let (position_high, position_low) = split(position);
-    let bits = philox4x32([position_low, position_high, 0, 0], [seed_low, seed_high]);
+    let bits = philox4x32([position_low, position_high, u32::from(choice), 0], [seed_low, seed_high]);
     let x = (u64::from(bits[0]) << 32 | u64::from(bits[1])) >> 11;
     x as f64 / (1u64 << 53) as f64
 }
@@ -50,11 +50,12 @@ mod tests {
     }
 
     #[test]
-    fn draws_are_uniform_enough_and_depend_on_both_arguments() {
-        let mean = (0..20_000).map(|i| uniform(i % 20, i / 20)).sum::<f64>() / 20_000.0;
+    fn draws_are_uniform_enough_and_depend_on_every_argument() {
+        let mean = (0..20_000).map(|i| uniform(i % 20, 0, i / 20)).sum::<f64>() / 20_000.0;
         assert!((mean - 0.5).abs() < 0.01, "{mean}");
-        assert_ne!(uniform(7, 0), uniform(8, 0));
-        assert_ne!(uniform(7, 0), uniform(7, 1));
-        assert_eq!(uniform(7, 3), uniform(7, 3));
+        assert_ne!(uniform(7, 0, 0), uniform(8, 0, 0));
+        assert_ne!(uniform(7, 0, 0), uniform(7, 1, 0));
+        assert_ne!(uniform(7, 0, 0), uniform(7, 0, 1));
+        assert_eq!(uniform(7, 2, 3), uniform(7, 2, 3));
     }
 }

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use protocol::frame::{Refusal, RefusalCode};
-use protocol::generate::{GenerateRequest, TokenOutput};
+use protocol::generate::{Choice, GenerateRequest, TokenOutput};
 use protocol::step::{LogitsWanted, StepPlan};
 use protocol::{RequestId, SeqId};
 use sharding::layers::Logits;
@@ -35,7 +35,7 @@ pub(super) struct Inbox {
 }
 
 enum Command {
-    Submit(Submission),
+    Submit(Box<Submission>),
     Drain,
 }
 
@@ -49,7 +49,7 @@ impl Inbox {
                     Some(Order::Drain) | None => return Command::Drain,
                     Some(Order::Connect(_) | Order::Serve) => {}
                 },
-                Some(submission) = self.submissions.recv() => return Command::Submit(submission),
+                Some(submission) = self.submissions.recv() => return Command::Submit(Box::new(submission)),
             }
         }
     }
@@ -60,7 +60,7 @@ impl Inbox {
             Ok(Order::Drain) | Err(mpsc::error::TryRecvError::Disconnected) => return Some(Command::Drain),
             Ok(Order::Connect(_) | Order::Serve) | Err(mpsc::error::TryRecvError::Empty) => {}
         }
-        self.submissions.try_recv().ok().map(Command::Submit)
+        self.submissions.try_recv().ok().map(|s| Command::Submit(Box::new(s)))
     }
 }
 
@@ -119,7 +119,8 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
         loop {
             self.take_commands();
             self.forget_cancelled();
-            if let Some(plan) = self.scheduler.schedule() {
+            if let Some(mut plan) = self.scheduler.schedule() {
+                self.narrow(&mut plan);
                 self.step(&plan)?;
                 self.gauge.publish(&self.scheduler);
                 continue;
@@ -153,15 +154,15 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
     fn apply(&mut self, command: Command) {
         match command {
             Command::Drain => self.draining = true,
-            Command::Submit(submission) => self.admit(submission),
+            Command::Submit(submission) => self.admit(*submission),
         }
     }
 
     fn admit(&mut self, submission: Submission) {
         let Submission { request, replies } = submission;
         let GenerateRequest { request_id, prompt_ids, mut choices, sampling, .. } = request;
-        let resume = choices.swap_remove(0).resume;
-        let sampler = Sampler::new(sampling.clone(), &prompt_ids, &resume);
+        let Choice { index, resume } = choices.swap_remove(0);
+        let sampler = Sampler::new(sampling.clone(), index, &prompt_ids, &resume);
         let active = Active { request_id, sampler, replies };
         if self.draining {
             let detail = "the replica is draining".to_owned();
@@ -196,6 +197,15 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
         });
     }
 
+    /// Has no more of a row sent than its sampler needs.
+    fn narrow(&self, plan: &mut StepPlan) {
+        for seq in plan.seqs.iter_mut().filter(|s| s.logits == LogitsWanted::Last) {
+            if let Some(active) = self.active.get(&seq.seq) {
+                seq.logits = active.sampler.wanted();
+            }
+        }
+    }
+
     fn step(&mut self, plan: &StepPlan) -> Result<(), StepFault> {
         let step = plan.step;
         self.group.send_plan(plan).map_err(|source| StepFault::Plan { step, source })?;
@@ -215,12 +225,12 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
     /// Chooses a token for each sequence that wanted logits, and sends it off.
     fn sample(&mut self, plan: &StepPlan, logits: Option<&Logits>) -> Result<Vec<(SeqId, u32)>, StepFault> {
         let wanting: Vec<SeqId> = plan.seqs.iter().filter(|s| s.logits != LogitsWanted::None).map(|s| s.seq).collect();
-        let (rows, vocab) = logits.map_or((&[][..], 1), |l| (l.rows.as_slice(), l.vocab.max(1)));
-        if rows.len() != wanting.len() * vocab {
-            return Err(StepFault::Logits { step: plan.step, wanted: wanting.len(), found: rows.len() / vocab });
+        let rows = logits.map_or(&[][..], |l| l.rows.as_slice());
+        if rows.len() != wanting.len() {
+            return Err(StepFault::Logits { step: plan.step, wanted: wanting.len(), found: rows.len() });
         }
         let mut sampled = Vec::with_capacity(wanting.len());
-        for (seq, row) in wanting.into_iter().zip(rows.chunks_exact(vocab)) {
+        for (seq, row) in wanting.into_iter().zip(rows) {
             let Some(active) = self.active.get_mut(&seq) else { continue };
             match active.sampler.choose(row, &mut self.scratch) {
                 Ok(choice) => {

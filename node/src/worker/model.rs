@@ -7,8 +7,7 @@ use sharding::layers::{Glm4Text, Group, Logits, StepError};
 
 /// One rank's share of a model, with its KV cache.
 pub(super) trait StepModel {
-    /// Computes one step. `Some` on rank 0 only: a row of logits for each sequence of the plan that wants them, in the
-    /// plan's order, `[wanting, vocab]`.
+    /// Computes one step. `Some` on rank 0 only: the rows of logits that the plan's sequences want, in the plan's order.
     ///
     /// # Errors
     /// [`StepError`]: the group is broken, or the plan does not fit the cache.

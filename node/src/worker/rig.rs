@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use protocol::generate::{Choice, FinishReason, GenerateRequest, Priority, SamplingParams};
 use protocol::step::{LogitsWanted, StepPlan};
 use protocol::{ReplicaId, RequestId, WorldSize};
-use sharding::layers::{Group, Logits, StepError};
+use sharding::layers::{Group, Logits, LogitsRow, StepError};
 use tokio::sync::mpsc;
 use transport::{Collective, CollectiveError, LocalCollective};
 
@@ -53,9 +53,9 @@ impl StepModel for Counting {
             let last = *seq.tokens.last().expect("a sequence brings a token");
             let mut row = vec![0.0; vocab];
             row[(last as usize + 1) % vocab] = if self.poison == Some(last) { f32::NAN } else { 1.0 };
-            rows.extend(row);
+            rows.push(LogitsRow::Whole(row));
         }
-        Ok((group.rank().0 == 0).then_some(Logits { rows, vocab }))
+        Ok((group.rank().0 == 0).then_some(Logits { rows }))
     }
 }
 

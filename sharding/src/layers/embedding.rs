@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use kernels::ops::{Embedding, embed_rows};
 use protocol::{Plan, Rank, Span};
 
-use super::exchange::all_gather;
+use super::exchange::{all_gather, with_floats};
 use super::{Group, LoadError, Loader, StepError};
 
 /// This rank's rows of the embedding, and who owns the others.
@@ -48,7 +48,8 @@ impl VocabParallelEmbedding {
         owners.iter().for_each(|owner| counts[*owner] += self.hidden);
         let pairs = tokens.iter().zip(&owners);
         let mine: Vec<u32> = pairs.filter(|(_, owner)| **owner == self.rank.index()).map(|(t, _)| *t).collect();
-        let gathered = all_gather(group, &counts, &embed_rows(&self.own, &mine)?)?;
+        let mine = embed_rows(&self.own, &mine)?;
+        let gathered = with_floats(&mine, |mine| all_gather(group, &counts, mine))?;
         // From rank order to the order of the tokens: each owner's rows stand in the order in which it is asked.
         let mut next: Vec<usize> = Vec::with_capacity(counts.len());
         counts.iter().fold(0, |at, count| {

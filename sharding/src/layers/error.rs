@@ -85,6 +85,16 @@ pub enum StepError {
         /// The group's own size.
         world: u16,
     },
+    /// A peer sent a candidate that is no id of its part of the vocabulary.
+    #[error("a peer sent the candidate {value}, expected an id in {first}..{end}")]
+    Candidate {
+        /// What came.
+        value: f32,
+        /// The peer's first id.
+        first: u32,
+        /// One past its last.
+        end: u32,
+    },
     /// Shapes or KV blocks that do not fit, told by the tensor library or a kernel.
     #[error("step: {0}")]
     Tensor(#[from] candle_core::Error),

@@ -17,14 +17,14 @@ pub(super) fn all_reduce(group: &mut dyn Group, tree: &ReductionTree, mine: &Ten
 }
 
 /// Everybody's part in rank order, `counts` elements each.
-pub(super) fn all_gather(group: &mut dyn Group, counts: &[usize], mine: &Tensor) -> Result<Vec<f32>, StepError> {
+pub(super) fn all_gather(group: &mut dyn Group, counts: &[usize], mine: &[f32]) -> Result<Vec<f32>, StepError> {
     let mut out = vec![0.0; counts.iter().sum()];
-    with_floats(mine, |mine| Ok(group.all_gather(counts, mine, &mut out)?))?;
+    group.all_gather(counts, mine, &mut out)?;
     Ok(out)
 }
 
 /// Runs `f` on the elements of a contiguous f32 tensor in host memory, without a copy.
-fn with_floats<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<T, StepError>) -> Result<T, StepError> {
+pub(super) fn with_floats<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<T, StepError>) -> Result<T, StepError> {
     let (storage, layout) = tensor.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {
         (Storage::Cpu(CpuStorage::F32(all)), Some((start, end))) => f(&all[start..end]),

@@ -11,30 +11,14 @@ use kernels::{BLOCK_TOKENS, KvLayer, Pool};
 use protocol::step::StepPlan;
 use protocol::{AtomSpace, Dtype, Plan, Rank, ReductionTree};
 
-use super::step::{attn_seqs, positions, wanting_rows};
+use super::step::{WantedRows, attn_seqs, positions};
 use super::{
-    DecoderLayer, Group, LmHead, LoadError, Loader, Observer, Point, RmsNorm, Rope, Step, StepError, Unobserved,
-    VocabParallelEmbedding,
+    DecoderLayer, Group, LmHead, LoadError, Loader, Logits, Observer, Point, RmsNorm, Rope, Step, StepError,
+    Unobserved, VocabParallelEmbedding,
 };
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::planner::{check_plan, mlp_atoms};
 use crate::spec::ModelSpec;
-
-/// Logits of the rows that wanted them, in the order of the step plan.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Logits {
-    /// `[wanting sequences, vocab]`.
-    pub rows: Vec<f32>,
-    /// Width of a row.
-    pub vocab: usize,
-}
-
-impl Logits {
-    /// One row after the other.
-    pub fn iter(&self) -> impl Iterator<Item = &[f32]> {
-        self.rows.chunks_exact(self.vocab)
-    }
-}
 
 /// One rank's shard of a dense GLM text model, with its KV cache.
 #[derive(Debug)]
@@ -142,7 +126,7 @@ impl Glm4Text {
         self.check(group, plan)?;
         let tokens: Vec<u32> = plan.seqs.iter().flat_map(|s| s.tokens.iter().copied()).collect();
         if tokens.is_empty() {
-            return Ok(self.leads().then(|| Logits { rows: Vec::new(), vocab: self.vocab_size as usize }));
+            return Ok(self.leads().then(Logits::default));
         }
         let (cos, sin) = self.rope.angles(&positions(plan))?;
         let seqs = attn_seqs(plan);
@@ -153,20 +137,19 @@ impl Glm4Text {
             x = layer.forward(step, kv, &x)?;
             step.see(Point::Hidden(i + 1), &x);
         }
-        self.logits(step, &x, &wanting_rows(plan))
+        self.logits(step, &x, &WantedRows::of(plan))
     }
 
     /// Norm and LM head of the rows that want logits; no other row needs them.
-    fn logits(&self, step: &mut Step<'_>, x: &Tensor, rows: &[u32]) -> Result<Option<Logits>, StepError> {
-        let vocab = self.vocab_size as usize;
-        if rows.is_empty() {
-            return Ok(self.leads().then(|| Logits { rows: Vec::new(), vocab }));
+    fn logits(&self, step: &mut Step<'_>, x: &Tensor, wanted: &WantedRows) -> Result<Option<Logits>, StepError> {
+        if wanted.rows.is_empty() {
+            return Ok(self.leads().then(Logits::default));
         }
-        let x = x.index_select(&Tensor::new(rows, x.device())?, 0)?;
+        let x = x.index_select(&Tensor::new(wanted.rows.as_slice(), x.device())?, 0)?;
         let x = self.norm.forward(step.pool, &x)?;
         step.see(Point::Norm, &x);
-        let gathered = self.lm_head.forward(step.pool, step.group, &x)?;
-        Ok(self.leads().then(|| Logits { rows: self.lm_head.by_rows(&gathered, rows.len()), vocab }))
+        let rows = self.lm_head.forward(step.pool, step.group, &x, &wanted.wanted)?;
+        Ok(self.leads().then_some(Logits { rows }))
     }
 
     fn leads(&self) -> bool {

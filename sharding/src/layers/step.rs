@@ -4,7 +4,7 @@
 
 use candle_core::Tensor;
 use kernels::{AttnSeq, Pool};
-use protocol::step::StepPlan;
+use protocol::step::{LogitsWanted, StepPlan};
 
 use super::{Group, Observer, Point, Positions};
 
@@ -53,14 +53,25 @@ pub(super) fn positions(plan: &StepPlan) -> Positions {
 }
 
 /// The rows that want logits: the last ones of each sequence.
-pub(super) fn wanting_rows(plan: &StepPlan) -> Vec<u32> {
-    let row = |n: usize| u32::try_from(n).expect("a step plan's tokens are bounded by STEP_TOKENS_MAX");
-    let mut end = 0;
-    let mut rows = Vec::new();
-    for seq in &plan.seqs {
-        end += seq.tokens.len();
-        let wanted = seq.logits.rows(seq.tokens.len());
-        rows.extend(row(end - wanted)..row(end));
+#[derive(Debug, Default)]
+pub(super) struct WantedRows {
+    /// Their numbers in the step.
+    pub(super) rows: Vec<u32>,
+    /// What is wanted of each.
+    pub(super) wanted: Vec<LogitsWanted>,
+}
+
+impl WantedRows {
+    pub(super) fn of(plan: &StepPlan) -> Self {
+        let row = |n: usize| u32::try_from(n).expect("a step plan's tokens are bounded by STEP_TOKENS_MAX");
+        let mut end = 0;
+        let mut all = Self::default();
+        for seq in &plan.seqs {
+            end += seq.tokens.len();
+            let count = seq.logits.rows(seq.tokens.len());
+            all.rows.extend(row(end - count)..row(end));
+            all.wanted.extend(std::iter::repeat_n(seq.logits, count));
+        }
+        all
     }
-    rows
 }

@@ -102,11 +102,16 @@ pub(crate) struct Lead {
 
 impl Lead {
     /// One forward pass of every rank.
-    pub(crate) fn step(&mut self, seqs: Vec<StepSeq>) -> Logits {
+    pub(crate) fn step(&mut self, seqs: Vec<StepSeq>) -> Rows {
         self.step_observed(seqs, &mut Unobserved)
     }
 
-    pub(crate) fn step_observed(&mut self, seqs: Vec<StepSeq>, observer: &mut dyn Observer) -> Logits {
+    pub(crate) fn step_observed(&mut self, seqs: Vec<StepSeq>, observer: &mut dyn Observer) -> Rows {
+        Rows::of(&self.logits(seqs, observer))
+    }
+
+    /// As [`Self::step`], of sequences that do not want whole rows.
+    pub(crate) fn logits(&mut self, seqs: Vec<StepSeq>, observer: &mut dyn Observer) -> Logits {
         self.step += 1;
         let plan = StepPlan { step: self.step, copies: Vec::new(), seqs };
         for follower in &self.followers {
@@ -157,6 +162,26 @@ impl Lead {
             (seqs, live) = (next, still);
         }
         answers
+    }
+}
+
+/// Whole rows of logits.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Rows {
+    /// `[rows, vocab]`.
+    pub(crate) rows: Vec<f32>,
+    vocab: usize,
+}
+
+impl Rows {
+    fn of(logits: &Logits) -> Self {
+        let rows: Vec<&[f32]> = logits.rows.iter().map(|row| row.whole().expect("whole rows were wanted")).collect();
+        Self { rows: rows.concat(), vocab: rows.first().map_or(1, |row| row.len()) }
+    }
+
+    /// One row after the other.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[f32]> {
+        self.rows.chunks_exact(self.vocab)
     }
 }
 
