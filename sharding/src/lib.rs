@@ -11,7 +11,7 @@ pub mod partition;
 pub mod planner;
 pub mod spec;
 
-pub use checkpoint::{Checkpoint, CheckpointError, model_record};
+pub use checkpoint::{Checkpoint, CheckpointError, Pieces, model_record};
 pub use partition::{TensorSlice, slices};
 pub use planner::{MemoryTable, NodeCapacity, PlanError, PlanRequest, plan};
 pub use spec::{Family, ModelSpec, RopeSpec, SpecError};

@@ -172,7 +172,7 @@ mod tests {
             (b"</answer>", false),
             (b"<|user|>", true),
         ];
-        Arc::new(Pieces::for_tests(&table))
+        Arc::new(Pieces::of_bytes(table.map(|(piece, special)| (piece.to_vec(), special))))
     }
 
     fn token(id: u32) -> TokenOutput {

@@ -1,13 +1,11 @@
 //! What bytes each token id stands for, as the `ByteLevel` decoder of Hugging Face has it.
 //!
-//! Invariant: the concatenated bytes of any ids, read as lossy UTF-8, are what `tokenizer.decode` gives for them.
+//! Not here: encoding. Invariant: the concatenated bytes of any ids, read as lossy UTF-8, are what `tokenizer.decode` gives for them.
 
 use std::collections::HashSet;
+use std::path::Path;
 
-use tokenizers::Tokenizer;
-
-/// Largest token id.
-const ID_MAX: u32 = 1 << 20;
+use super::{CheckpointError, tokenizer};
 
 /// id → bytes, for every id of a tokenizer. Ids beyond it (a vocabulary is padded) stand for nothing.
 #[derive(Debug)]
@@ -20,45 +18,67 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// The table of a tokenizer; else its largest id and the limit which that breaks.
-    pub(super) fn of(tokenizer: &Tokenizer) -> Result<Self, (u32, u32)> {
-        // Added tokens come last: where an id stands in both, Hugging Face reads it as the added one.
-        let model = tokenizer.get_vocab(false).into_iter().map(|(token, id)| (id, token));
-        let added = tokenizer.get_added_tokens_decoder();
-        let special: HashSet<&str> = added.values().filter(|t| t.special).map(|t| t.content.as_str()).collect();
-        let added = added.iter().map(|(id, token)| (*id, token.content.clone()));
-        let tokens: Vec<(u32, String)> = model.chain(added).collect();
-        let last = tokens.iter().map(|(id, _)| *id).max();
-        if let Some(found) = last.filter(|id| *id > ID_MAX) {
-            return Err((found, ID_MAX));
+    /// The table of `dir/tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]: the file cannot be read, has another decoder, or an id that no model of this family has.
+    pub fn read(dir: &Path) -> Result<Self, CheckpointError> {
+        let path = dir.join("tokenizer.json");
+        let file = tokenizer::read(&path)?;
+        let json = |expected, found| CheckpointError::Json { path: path.clone(), expected, found };
+        let decoder = file.decoder.map_or_else(|| "none".to_owned(), |d| d.kind);
+        if decoder != "ByteLevel" {
+            return Err(json("a ByteLevel decoder", decoder));
         }
+        let id = |id: u64| u32::try_from(id).unwrap_or(u32::MAX);
+        let model = file.model.vocab.into_tokens().map(|(token, n)| (token, id(n)));
+        let added = file.added_tokens.into_iter().map(|t| (t.content, id(t.id), t.special));
+        Self::new(model, added).map_err(|found| json("token ids of at most 2^20", found.to_string()))
+    }
+
+    /// The table of a byte-level tokenizer: the tokens of its vocabulary as the file writes them, and the added ones,
+    /// each with whether it is special.
+    ///
+    /// # Errors
+    /// The largest id, where it is above [`Self::ID_MAX`].
+    pub fn new(
+        model: impl IntoIterator<Item = (String, u32)>,
+        added: impl IntoIterator<Item = (String, u32, bool)>,
+    ) -> Result<Self, u32> {
+        // Added tokens come last: where an id stands in both, Hugging Face reads it as the added one.
+        let model = model.into_iter().map(|(token, id)| (token, id, false));
+        let tokens: Vec<(String, u32, bool)> = model.chain(added).collect();
+        let last = tokens.iter().map(|(_, id, _)| *id).max();
+        if let Some(found) = last.filter(|id| *id > Self::ID_MAX) {
+            return Err(found);
+        }
+        let special: HashSet<String> = tokens.iter().filter(|t| t.2).map(|t| t.0.clone()).collect();
         let mut by_id = vec![None; last.map_or(0, |id| id as usize + 1)];
-        for (id, token) in tokens {
+        for (token, id, _) in tokens {
             by_id[id as usize] = Some(token);
         }
         let by_byte = char_bytes();
-        let mut pieces = Self { bytes: Vec::new(), starts: vec![0], special: Vec::new(), longest: 0 };
-        for token in by_id {
-            pieces.special.push(token.as_deref().is_some_and(|t| special.contains(t)));
-            let piece = token.map(|t| bytes_of(&t, &by_byte)).unwrap_or_default();
-            pieces.longest = pieces.longest.max(piece.len());
-            pieces.bytes.extend_from_slice(&piece);
-            pieces.starts.push(u32::try_from(pieces.bytes.len()).expect("a vocabulary's file is far below 4 GiB"));
-        }
-        Ok(pieces)
+        let pieces = by_id.into_iter().map(|token| {
+            let special = token.as_deref().is_some_and(|t| special.contains(t));
+            (token.map(|t| bytes_of(&t, &by_byte)).unwrap_or_default(), special)
+        });
+        Ok(Self::of_bytes(pieces))
     }
 
-    /// A table of these pieces, with whether each is special.
-    #[cfg(test)]
-    pub(in crate::gateway) fn for_tests(pieces: &[(&[u8], bool)]) -> Self {
+    /// A table of these pieces in order of id, with whether each is special. In all below 4 GiB.
+    pub fn of_bytes(pieces: impl IntoIterator<Item = (Vec<u8>, bool)>) -> Self {
         let mut table = Self { bytes: Vec::new(), starts: vec![0], special: Vec::new(), longest: 0 };
         for (piece, special) in pieces {
-            table.bytes.extend_from_slice(piece);
-            table.starts.push(u32::try_from(table.bytes.len()).unwrap());
-            table.special.push(*special);
+            table.longest = table.longest.max(piece.len());
+            table.bytes.extend_from_slice(&piece);
+            table.starts.push(u32::try_from(table.bytes.len()).expect("a vocabulary's file is far below 4 GiB"));
+            table.special.push(special);
         }
         table
     }
+
+    /// Largest token id.
+    pub const ID_MAX: u32 = 1 << 20;
 
     /// The bytes of one id; empty beyond the tokenizer.
     #[must_use]

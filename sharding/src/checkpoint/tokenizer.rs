@@ -16,30 +16,50 @@ pub(super) const TOKENIZER_BYTES_MAX: u64 = 128 << 20;
 const GENERATION_BYTES_MAX: u64 = 4 << 20;
 
 #[derive(Deserialize)]
-struct Tokenizer {
+pub(super) struct Tokenizer {
     #[serde(default)]
-    added_tokens: Vec<AddedToken>,
-    model: Model,
+    pub(super) added_tokens: Vec<AddedToken>,
+    pub(super) model: Model,
+    #[serde(default)]
+    pub(super) decoder: Option<Decoder>,
 }
 
 #[derive(Deserialize)]
-struct AddedToken {
-    id: u64,
-    content: String,
+pub(super) struct Decoder {
+    #[serde(rename = "type")]
+    pub(super) kind: String,
 }
 
 #[derive(Deserialize)]
-struct Model {
-    vocab: Vocab,
+pub(super) struct AddedToken {
+    pub(super) id: u64,
+    pub(super) content: String,
+    #[serde(default)]
+    pub(super) special: bool,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Model {
+    pub(super) vocab: Vocab,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Vocab {
+pub(super) enum Vocab {
     /// BPE, WordPiece, WordLevel: text to id.
     Map(HashMap<String, u64>),
     /// Unigram: the id is the place.
     List(Vec<(String, f64)>),
+}
+
+impl Vocab {
+    /// Each token and its id.
+    pub(super) fn into_tokens(self) -> Box<dyn Iterator<Item = (String, u64)>> {
+        match self {
+            Self::Map(map) => Box::new(map.into_iter()),
+            Self::List(list) => Box::new((0..).zip(list).map(|(id, (text, _))| (text, id))),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -61,7 +81,7 @@ pub(super) fn check(dir: &Path, vocab_size: u32) -> Result<(), CheckpointError> 
     if !path.is_file() {
         return Err(CheckpointError::MissingFile { dir: dir.to_owned(), expected: "tokenizer.json" });
     }
-    let tokenizer: Tokenizer = parse(&path, TOKENIZER_BYTES_MAX, "a tokenizer with a `model.vocab`")?;
+    let tokenizer = read(&path)?;
     if let Some((found, token)) = highest_id(tokenizer)
         && found >= u64::from(vocab_size)
     {
@@ -86,12 +106,14 @@ pub(super) fn check(dir: &Path, vocab_size: u32) -> Result<(), CheckpointError> 
     }
 }
 
+/// Reads a `tokenizer.json`.
+pub(super) fn read(path: &Path) -> Result<Tokenizer, CheckpointError> {
+    parse(path, TOKENIZER_BYTES_MAX, "a tokenizer with a `model.vocab`")
+}
+
 fn highest_id(tokenizer: Tokenizer) -> Option<(u64, String)> {
     let added = tokenizer.added_tokens.into_iter().map(|t| (t.id, t.content)).max();
-    let own = match tokenizer.model.vocab {
-        Vocab::Map(map) => map.into_iter().map(|(text, id)| (id, text)).max(),
-        Vocab::List(list) => list.into_iter().enumerate().next_back().map(|(i, (text, _))| (i as u64, text)),
-    };
+    let own = tokenizer.model.vocab.into_tokens().map(|(text, id)| (id, text)).max();
     added.max(own)
 }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::pieces::Pieces;
+use super::Pieces;
 
 /// The text of one output so far, up to its last whole code point.
 #[derive(Debug, Clone)]

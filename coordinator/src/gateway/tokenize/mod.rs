@@ -4,11 +4,10 @@
 //! token without ever splitting a code point.
 
 mod detokenize;
-mod pieces;
 mod stop;
 mod tokenizer;
 
 pub use detokenize::Detokenizer;
-pub use pieces::Pieces;
+pub use sharding::Pieces;
 pub use stop::{StopMatcher, Stopped};
 pub use tokenizer::{TextTokenizer, TokenizerError};

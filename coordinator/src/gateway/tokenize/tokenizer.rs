@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokenizers::{DecoderWrapper, Tokenizer};
 
-use super::pieces::Pieces;
+use super::Pieces;
 
 /// Largest `tokenizer.json` that is read, bytes.
 const FILE_BYTES_MAX: u64 = 128 << 20;
@@ -95,8 +95,13 @@ impl TextTokenizer {
                 return Err(TokenizerError::Decoder { path: path.to_owned(), found });
             }
         }
-        let pieces =
-            Pieces::of(&inner).map_err(|(found, max)| TokenizerError::Id { path: path.to_owned(), found, max })?;
+        let added = inner.get_added_tokens_decoder();
+        let added = added.into_iter().map(|(id, token)| (token.content, id, token.special));
+        let pieces = Pieces::new(inner.get_vocab(false), added).map_err(|found| TokenizerError::Id {
+            path: path.to_owned(),
+            found,
+            max: Pieces::ID_MAX,
+        })?;
         Ok(Self { inner, pieces: Arc::new(pieces) })
     }
 
