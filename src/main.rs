@@ -1,6 +1,7 @@
 //! The binary `shardglm`: parse → validate → run → exit code. No logic lives here.
 
 mod admin;
+mod bench;
 mod chat;
 mod cli;
 mod config;
@@ -9,6 +10,7 @@ mod host;
 mod http;
 mod join;
 mod memory;
+mod openai;
 mod telemetry;
 mod trust;
 mod up;

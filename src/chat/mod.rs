@@ -1,8 +1,7 @@
-//! A client of the public endpoint, as small as `shardglm chat` needs it: OpenAI's chat completions over SSE.
+//! A conversation with an endpoint, as small as `shardglm chat` needs it.
 //!
-//! Not here: the terminal. Invariant: one event and one answer are bounded, whoever the server is.
+//! Not here: HTTP and events (`openai`), the terminal.
 
 mod client;
-mod sse;
 
-pub(crate) use client::{ChatClient, ChatError, ChatParams, Piece, Turn};
+pub(crate) use client::{ChatClient, ChatParams};

@@ -2,11 +2,11 @@
 
 use std::io::{BufRead, IsTerminal};
 
-use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
 use super::{Failure, print};
-use crate::chat::{ChatClient, ChatError, ChatParams, Piece, Turn};
+use crate::chat::{ChatClient, ChatParams};
+use crate::openai::Turn;
 
 /// Arguments of `chat`.
 #[derive(Debug, clap::Args)]
@@ -102,11 +102,11 @@ async fn answer(client: &ChatClient, params: &ChatParams, turns: &[Turn]) -> Res
     let mut finish = None;
     while let Some(piece) = pieces.next().await {
         match piece {
-            Ok(Piece::Text(text)) => {
-                print(&text)?;
-                whole += &text;
+            Ok(piece) => {
+                print(&piece.text)?;
+                whole += &piece.text;
+                finish = piece.finish.or(finish);
             }
-            Ok(Piece::Finish(why)) => finish = Some(why),
             Err(error) => {
                 print("\n")?;
                 return Err(error.into());
@@ -121,16 +121,5 @@ async fn answer(client: &ChatClient, params: &ChatParams, turns: &[Turn]) -> Res
         }
         Some(_) => Ok(whole),
         None => Err(anyhow::anyhow!("the answer ended without a finish reason: the connection was cut").into()),
-    }
-}
-
-impl From<ChatError> for Failure {
-    fn from(error: ChatError) -> Self {
-        match error {
-            ChatError::Unreachable { .. } => Self::unreachable(error),
-            ChatError::Api { .. } | ChatError::Broken { .. } | ChatError::NotAChat { .. } => {
-                anyhow::Error::new(error).into()
-            }
-        }
     }
 }

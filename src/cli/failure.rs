@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::openai::CallError;
+
 /// DESIGN §9's exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -57,6 +59,17 @@ impl Failure {
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self { exit: Exit::Failed, error }
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Unreachable { .. } => Self::unreachable(error),
+            CallError::Api { .. } | CallError::Broken { .. } | CallError::NotACompletion { .. } => {
+                anyhow::Error::new(error).into()
+            }
+        }
     }
 }
 

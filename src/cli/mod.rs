@@ -1,5 +1,6 @@
 //! The command line: one file a command, parsed by clap, each ending in an [`Exit`].
 
+mod bench;
 mod ca;
 mod chat;
 mod check;
@@ -46,6 +47,8 @@ enum Command {
     Worker(worker::WorkerArgs),
     /// Talk to a model in the terminal
     Chat(chat::ChatArgs),
+    /// Measure an endpoint under load
+    Bench(bench::BenchArgs),
     /// The cluster's coordinators
     Member(member::MemberArgs),
     /// What the cluster should run and how far it is
@@ -97,6 +100,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Node(args) => block_on(node::run(args)),
         Command::Worker(args) => worker::run(&args),
         Command::Chat(args) => block_on(chat::run(args)),
+        Command::Bench(args) => block_on(bench::run(args)),
         Command::Member(args) => block_on(member::run(args)),
         Command::Deploy(args) => block_on(deploy::run(args)),
         Command::Check(args) => check::run(&args),

@@ -4,6 +4,7 @@
 //! fails leaves no process behind.
 
 mod answers;
+mod bench;
 mod faults;
 mod goldens;
 mod harness;
