@@ -1,60 +1,85 @@
 //! `POST /v1/completions`.
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use axum::extract::{Extension, Request, State};
-use axum::response::Response;
 use protocol::RequestId;
+use protocol::generate::CHOICES_MAX;
 use serde_json::Value;
 
 use super::completions_reply::CompletionReply;
 use super::errors::ApiError;
 use super::fields::{RawRequest, wrong};
-use super::generation::Generation;
+use super::handler::Route;
+use super::prompt::{Echo, encode};
 use super::rules::token_ids;
 use super::state::{App, Target};
-use super::validate::{Endpoint, Options, ValidRequest, encode};
-use super::{reply, sse};
+use super::terms::Terms;
+use super::validate::{Encoded, Endpoint, Options, ValidRequest};
 
-/// The handler.
-pub(super) async fn handle(
-    State(app): State<Arc<App>>,
-    Extension(id): Extension<RequestId>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let admitted = Instant::now();
-    let (permit, body) = app.take_in(request.into_body()).await?;
-    let (permit, valid) = app.off_runtime(permit, move |app| prepare(app, &body)).await?;
-    let stream = valid.style.stream;
-    let generation = Generation::start(app, id, valid, permit, admitted).await?;
-    let reply = CompletionReply::new(id, generation.request().clone());
-    if stream { Ok(sse::respond(generation, reply)) } else { reply::whole(generation, reply).await }
+/// The route.
+pub(super) struct Completions;
+
+impl Route for Completions {
+    type Reply = CompletionReply;
+
+    fn prepare(app: &App, mut raw: RawRequest, terms: Terms) -> Result<ValidRequest, ApiError> {
+        let target = app.target(&raw)?;
+        let options = Options::read(&raw, Endpoint::Completions, &target.bundle, terms)?;
+        let add_special = raw.boolean("add_special_tokens")?.unwrap_or(true);
+        let prompt = raw.take("prompt").ok_or_else(|| ApiError::Missing { param: "prompt".to_owned() })?;
+        let reader = Reader { target: &target, add_special, echo: options.echo() };
+        let prompts = reader.prompts(&prompt)?;
+        options.with_prompts(prompts, target)
+    }
+
+    fn reply(id: RequestId, request: Arc<ValidRequest>) -> CompletionReply {
+        CompletionReply::new(id, request)
+    }
 }
 
-/// Parses, checks and encodes. Blocking.
-fn prepare(app: &App, body: &[u8]) -> Result<ValidRequest, ApiError> {
-    let mut raw = RawRequest::parse(body)?;
-    let target = app.target(&raw)?;
-    let options = Options::read(&raw, Endpoint::Completions, &target.bundle)?;
-    let add_special = raw.boolean("add_special_tokens")?.unwrap_or(true);
-    let prompt = raw.take("prompt").ok_or_else(|| ApiError::Missing { param: "prompt".to_owned() })?;
-    let prompt_ids = ids_of(&prompt, add_special, &target)?;
-    options.with_prompt(prompt_ids, target)
+/// Reads the field `prompt`.
+struct Reader<'a> {
+    target: &'a Target,
+    add_special: bool,
+    echo: bool,
 }
 
-/// A text, a list of ids, or a list of one of these.
-fn ids_of(prompt: &Value, add_special: bool, target: &Target) -> Result<Vec<u32>, ApiError> {
-    match prompt {
-        Value::String(text) => encode(text, add_special, target),
-        Value::Array(list) if list.len() > 1 && list.iter().any(|v| v.is_string() || v.is_array()) => {
-            Err(ApiError::Unsupported { param: "prompt".to_owned(), reason: "one prompt a request" })
+impl Reader<'_> {
+    /// A text, a list of ids, or a list of such prompts.
+    fn prompts(&self, prompt: &Value) -> Result<Vec<Encoded>, ApiError> {
+        let list = match prompt {
+            Value::String(text) => return Ok(vec![self.text(text)?]),
+            Value::Array(list) => list,
+            other => return Err(wrong("prompt", "a string or an array of token ids", other)),
+        };
+        if !list.iter().any(|v| v.is_string() || v.is_array()) {
+            return Ok(vec![self.ids("prompt", list)?]);
         }
-        Value::Array(list) => match list.as_slice() {
-            [Value::String(text)] => encode(text, add_special, target),
-            [Value::Array(ids)] => token_ids("prompt[0]", ids, target.bundle.vocab_size),
-            ids => token_ids("prompt", ids, target.bundle.vocab_size),
-        },
-        other => Err(wrong("prompt", "a string or an array of token ids", other)),
+        if list.len() > CHOICES_MAX {
+            let (param, found) = ("prompt".to_owned(), format!("{} prompts", list.len()));
+            return Err(ApiError::InvalidValue { param, found, expected: format!("at most {CHOICES_MAX}") });
+        }
+        let one = |(i, value): (usize, &Value)| match value {
+            Value::String(text) => self.text(text),
+            Value::Array(ids) => self.ids(&format!("prompt[{i}]"), ids),
+            other => Err(wrong(&format!("prompt[{i}]"), "a string or an array of token ids, as the others", other)),
+        };
+        list.iter().enumerate().map(one).collect()
+    }
+
+    fn text(&self, text: &str) -> Result<Encoded, ApiError> {
+        let ids = encode(text, self.add_special, self.target)?;
+        let echo = match (self.echo, self.add_special) {
+            (false, _) => None,
+            (true, false) => Some(Echo::of(&ids, &ids, self.target)),
+            (true, true) => Some(Echo::of(&ids, &encode(text, false, self.target)?, self.target)),
+        };
+        Ok(Encoded { ids, echo })
+    }
+
+    fn ids(&self, param: &str, ids: &[Value]) -> Result<Encoded, ApiError> {
+        let ids = token_ids(param, ids, self.target.bundle.vocab_size)?;
+        let echo = self.echo.then(|| Echo::of(&ids, &ids, self.target));
+        Ok(Encoded { ids, echo })
     }
 }

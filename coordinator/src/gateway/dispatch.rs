@@ -73,7 +73,7 @@ pub trait Dispatch: Send + Sync + 'static {
 /// The events of one request. Dropping it cancels the request at the replica.
 #[async_trait]
 pub trait Events: Send {
-    /// The next event. None follows [`GenerateEvent::Finished`] or [`GenerateEvent::Failed`].
+    /// The next event. None follows [`GenerateEvent::Failed`], or the [`GenerateEvent::Finished`] of the last choice.
     ///
     /// # Errors
     /// [`DispatchError`].
@@ -81,4 +81,12 @@ pub trait Events: Send {
     /// # Cancel safety
     /// No event is lost when the future is dropped.
     async fn next(&mut self, deadline: Instant) -> Result<GenerateEvent, DispatchError>;
+
+    /// Says that this choice has ended here and that no more of it should be computed. What is on its way of it still
+    /// arrives. Not for the last choice that runs: dropping the events says that. A replica that cannot be told shows in
+    /// [`Self::next`], or has ended already.
+    ///
+    /// # Cancel safety
+    /// Not safe: drop the events too.
+    async fn end_choice(&mut self, choice: u16, deadline: Instant);
 }

@@ -2,8 +2,8 @@
 //!
 //! Not here: anything that asks Raft. A gateway reads the view, its own files of the model (tokenizer, chat template,
 //! generation config) and the streams that it opens to rank 0 of a replica. One request goes
-//! `routes` → `admission` → `chat` or `completions` → `validate` → `generation` (`route`, `dispatch`) → `output` →
-//! `reply` or `sse`; whatever goes wrong on the way leaves through `errors`.
+//! `routes` → `handler` → `chat` or `completions` → `validate` → `answers` → `generation` (`route`, `dispatch`) →
+//! `output` → `reply` or `sse`; whatever goes wrong on the way leaves through `errors`.
 //!
 //! Where OpenAI's interface leaves room, or this one goes beyond it:
 //! - Defaults of `temperature`, `top_p`, `top_k`, `min_p` and `repetition_penalty` are those of the model's
@@ -14,12 +14,18 @@
 //!   are always told. Of stop strings, the one whose end comes first counts. Tokens after a stop string do not count.
 //! - Streamed text may lag behind `token_ids` and logprobs, which come with the event that brought them: whole
 //!   characters only, and nothing that may become a stop string.
+//! - `echo` repeats a prompt's own text and tokens, special ones too; what the tokenizer's post-processor adds around a text has
+//!   a logprob and no text. `max_tokens` may then be 0. On `/v1/completions` alone.
+//! - In completions' `top_logprobs`, a map by text, different tokens of one text are one entry, the likeliest;
+//!   `return_tokens_as_token_ids` names tokens `token_id:N` instead, so that none is lost. vLLM's `prompt_logprobs` is by id.
+//! - `best_of` other than `n` is refused: every choice is told. Choices are told by index over all prompts of a request.
 //! - The token of a logprob that is not whole characters is written `bytes:\xe4…` in completions and with U+FFFD (and
 //!   its `bytes`) in chats.
 //! - What would change the answer and is not followed is refused by name (`unsupported`); other unknown fields are
 //!   ignored.
 
 mod admission;
+mod answers;
 mod body;
 mod bundle;
 mod bundles;
@@ -32,10 +38,12 @@ pub mod dispatch;
 mod errors;
 mod fields;
 mod generation;
+mod handler;
 mod health;
 mod logprobs;
 mod models;
 mod output;
+mod prompt;
 mod quic;
 mod reply;
 mod request_id;
@@ -48,6 +56,7 @@ mod sse;
 mod state;
 mod style;
 pub mod template;
+mod terms;
 pub mod tokenize;
 mod unstalled;
 mod unsupported;

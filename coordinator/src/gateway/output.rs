@@ -68,6 +68,7 @@ pub(super) struct Output {
     tokens: usize,
     /// Characters of text so far, shown or held back.
     chars: usize,
+    ended: bool,
 }
 
 impl Output {
@@ -80,6 +81,7 @@ impl Output {
             waiting: None,
             tokens: 0,
             chars: 0,
+            ended: false,
         }
     }
 
@@ -88,8 +90,19 @@ impl Output {
         self.tokens
     }
 
+    /// Whether a delta has told its end; nothing may be pushed any more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     /// Takes the tokens of one event.
     pub(super) fn push(&mut self, tokens: Vec<TokenOutput>) -> Delta {
+        let delta = self.take_tokens(tokens);
+        self.ended = delta.finish.is_some();
+        delta
+    }
+
+    fn take_tokens(&mut self, tokens: Vec<TokenOutput>) -> Delta {
         let mut delta = Delta::default();
         for token in tokens {
             if let Some(id) = self.waiting.take() {
@@ -115,6 +128,7 @@ impl Output {
 
     /// Takes the end as the replica tells it.
     pub(super) fn finish(&mut self, reason: FinishReason) -> Delta {
+        self.ended = true;
         let mut delta = Delta::default();
         let last = self.waiting.take();
         let stopped = reason == FinishReason::Stop;

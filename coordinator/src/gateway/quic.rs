@@ -2,14 +2,14 @@
 //!
 //! Invariant: a stream that is dropped is reset, so that the sequence leaves the next step.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use protocol::frame::{Ping, Refusal, RefusalCode};
-use protocol::generate::{GenerateEvent, GenerateRequest};
+use protocol::generate::{EndChoice, GenerateEvent, GenerateRequest};
 use protocol::{Epoch, Role};
 use tokio::sync::OnceCell;
 use transport::{CallError, Connection, Deadline, Endpoint, Expect, RecvStream, SendStream, StreamError};
@@ -24,6 +24,8 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// Longest that its answer may take. Together with [`SILENCE`] well below QUIC's own idle timeout: a killed worker leaves
 /// nobody behind who would close the connection.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(2500);
+/// Longest that the word that one choice has ended may take to leave.
+const END_CHOICE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most connections kept; above it those that nobody uses go.
 const CONNECTIONS_MAX: usize = 256;
 
@@ -89,7 +91,10 @@ impl Dispatch for QuicDispatch {
             Ok::<_, StreamError>((send, recv))
         };
         match opened.await {
-            Ok((send, recv)) => Ok(Box::new(QuicEvents { connection, send, recv, epoch: replica.epoch })),
+            Ok((send, recv)) => {
+                let running = request.choices.iter().map(|c| c.index).collect();
+                Ok(Box::new(QuicEvents { connection, send, recv, epoch: replica.epoch, running }))
+            }
             Err(e) => {
                 self.forget(key);
                 // The request has not arrived whole, so the replica has not begun with it.
@@ -109,6 +114,8 @@ struct QuicEvents {
     send: SendStream,
     recv: RecvStream,
     epoch: Epoch,
+    /// Choices whose end nobody has told.
+    running: BTreeSet<u16>,
 }
 
 #[async_trait]
@@ -122,11 +129,24 @@ impl Events for QuicEvents {
                 alive = alive_after_silence(&self.connection, self.epoch) => alive?,
             }
         };
-        if matches!(event, GenerateEvent::Finished { .. } | GenerateEvent::Failed { .. }) {
+        match &event {
+            GenerateEvent::Finished { choice, .. } => drop(self.running.remove(choice)),
+            GenerateEvent::Failed { .. } => self.running.clear(),
+            GenerateEvent::Started { .. } | GenerateEvent::Prompt(_) | GenerateEvent::Tokens { .. } => {}
+        }
+        if self.running.is_empty() {
             // Fails only where the replica has closed its half of the request already.
             let _ = self.send.finish();
         }
         Ok(event)
+    }
+
+    async fn end_choice(&mut self, choice: u16, deadline: Instant) {
+        self.running.remove(&choice);
+        let until = deadline.min(Instant::now() + END_CHOICE_TIMEOUT);
+        if let Err(error) = self.send.send(self.epoch, &EndChoice { index: choice }, until).await {
+            tracing::debug!(choice, %error, "the replica was not told that a choice has ended");
+        }
     }
 }
 

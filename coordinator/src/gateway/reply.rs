@@ -1,28 +1,30 @@
 //! How an answer is told: what the two endpoints have in common.
 //!
-//! A [`Reply`] makes JSON of deltas. [`whole`] collects an answer into one object; [`super::sse`] tells it in chunks.
+//! A [`Reply`] makes JSON of deltas. [`whole`] collects all choices into one object; [`super::sse`] tells them in chunks.
+//! Choices are counted over all prompts of the request.
 
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use protocol::generate::TokenLogprobs;
 use serde::Serialize;
 
+use super::answers::{Answers, Told};
 use super::errors::ApiError;
-use super::generation::Generation;
 use super::output::{Delta, Finish, OutToken};
 use super::style::Style;
 
 /// The JSON of one endpoint.
 pub(super) trait Reply: Send + 'static {
-    /// The chunk that opens a stream.
-    fn opening(&mut self) -> Option<String>;
+    /// The chunk that opens the stream of one choice; `prompt` as in [`Told::Opened`].
+    fn opening(&mut self, choice: usize, prompt: &[TokenLogprobs]) -> Option<String>;
     /// The chunk for what a delta adds, without its end.
-    fn chunk(&mut self, delta: &Delta) -> String;
-    /// The chunk that tells the end.
-    fn ending(&mut self, finish: &Finish) -> String;
+    fn chunk(&mut self, choice: usize, delta: &Delta) -> String;
+    /// The chunk that tells the end of one choice.
+    fn ending(&mut self, choice: usize, finish: &Finish) -> String;
     /// The chunk that counts tokens.
     fn usage(&mut self, usage: Usage) -> String;
-    /// The whole answer as one object.
-    fn whole(self, answer: Answer, usage: Usage) -> String;
+    /// All of it as one object.
+    fn whole(self, whole: Whole, usage: Usage) -> String;
 }
 
 /// How many tokens.
@@ -31,17 +33,31 @@ pub(super) struct Usage {
     prompt_tokens: usize,
     completion_tokens: usize,
     total_tokens: usize,
+    prompt_tokens_details: PromptTokens,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+struct PromptTokens {
+    cached_tokens: usize,
 }
 
 impl Usage {
-    /// Of a generation so far.
-    pub(super) fn of(generation: &Generation) -> Self {
-        let (prompt, completion) = (generation.request().prompt_ids.len(), generation.tokens());
-        Self { prompt_tokens: prompt, completion_tokens: completion, total_tokens: prompt + completion }
+    pub(super) fn new(prompt_tokens: usize, cached_tokens: usize, completion_tokens: usize) -> Self {
+        let total_tokens = prompt_tokens + completion_tokens;
+        Self { prompt_tokens, completion_tokens, total_tokens, prompt_tokens_details: PromptTokens { cached_tokens } }
     }
 }
 
-/// A whole answer.
+/// Everything that a request was answered.
+#[derive(Debug)]
+pub(super) struct Whole {
+    /// Logprobs of each prompt's tokens from the second on, where they were asked for.
+    pub(super) prompts: Vec<Vec<TokenLogprobs>>,
+    /// Every choice.
+    pub(super) answers: Vec<Answer>,
+}
+
+/// One whole choice.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) text: String,
@@ -49,26 +65,33 @@ pub(super) struct Answer {
     pub(super) finish: Finish,
 }
 
-/// Collects a generation to its end.
+/// Collects every choice to its end.
 ///
 /// # Errors
 /// [`ApiError`]; nothing of a broken-off answer is told.
 ///
 /// # Cancel safety
 /// Dropping the future cancels the request.
-pub(super) async fn whole<R: Reply>(mut generation: Generation, reply: R) -> Result<Response, ApiError> {
-    let mut text = String::new();
-    let mut tokens = Vec::new();
-    while let Some(delta) = generation.next().await? {
-        text.push_str(&delta.text);
-        tokens.extend(delta.tokens);
-        if let Some(finish) = delta.finish {
-            let usage = Usage::of(&generation);
-            let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-            return Ok((json, reply.whole(Answer { text, tokens, finish }, usage)).into_response());
+pub(super) async fn whole<R: Reply>(mut answers: Answers, reply: R) -> Result<Response, ApiError> {
+    let request = answers.request().clone();
+    let mut prompts = vec![Vec::new(); request.prompts.len()];
+    let mut deltas = vec![Delta::default(); request.choices_in_all()];
+    while let Some(told) = answers.next().await? {
+        match told {
+            Told::Opened { prompt, logprobs } => prompts[prompt] = logprobs,
+            Told::Choice { choice, delta } => {
+                let all = &mut deltas[choice];
+                all.text.push_str(&delta.text);
+                all.tokens.extend(delta.tokens);
+                all.finish = delta.finish;
+            }
         }
     }
-    Err(ApiError::Internal { what: "generation" })
+    let answer = |all: Delta| Some(Answer { text: all.text, tokens: all.tokens, finish: all.finish? });
+    let all = deltas.into_iter().map(answer).collect::<Option<Vec<_>>>();
+    let whole = Whole { prompts, answers: all.ok_or(ApiError::Internal { what: "generation" })? };
+    let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    Ok((json, reply.whole(whole, answers.usage())).into_response())
 }
 
 /// Whether a delta has something that this client wants to see.
@@ -105,6 +128,11 @@ impl StopReason {
 /// The ids of these tokens, where the client wants them.
 pub(super) fn token_ids(tokens: &[OutToken], style: Style) -> Option<Vec<u32>> {
     style.return_token_ids.then(|| tokens.iter().map(|t| t.token.id).collect())
+}
+
+/// A choice's number as JSON has it.
+pub(super) fn index(choice: usize) -> u32 {
+    u32::try_from(choice).expect("choices are bounded far below")
 }
 
 /// JSON of a reply's own structs.

@@ -6,15 +6,18 @@ use axum::Router;
 use axum::extract::Request;
 use axum::routing::{get, post};
 
+use super::chat::Chat;
+use super::completions::Completions;
 use super::errors::{ApiError, quote};
+use super::handler::handle;
 use super::state::App;
-use super::{body, chat, completions, health, models, request_id};
+use super::{body, health, models, request_id};
 
 /// Every route of the public endpoint. The API stands under `/v1` and, for GLM's own clients, under `/api/paas/v4`.
 pub(super) fn router(app: Arc<App>) -> Router {
     let api = Router::new()
-        .route("/chat/completions", post(chat::handle))
-        .route("/completions", post(completions::handle))
+        .route("/chat/completions", post(handle::<Chat>))
+        .route("/completions", post(handle::<Completions>))
         .route("/models", get(models::list))
         .route("/models/{*id}", get(models::one));
     Router::new()

@@ -34,13 +34,15 @@ pub(super) fn sampling(raw: &RawRequest, endpoint: Endpoint, bundle: &Bundle) ->
         logprobs: logprobs(raw, endpoint)?,
         ..SamplingParams::greedy(0)
     };
-    Ok(Asked { params, max_tokens: max_tokens(raw)? })
+    Ok(Asked { params, max_tokens: max_tokens(raw, endpoint)? })
 }
 
-fn max_tokens(raw: &RawRequest) -> Result<Option<u32>, ApiError> {
-    let most = CONTEXT_TOKENS_MAX as i64;
-    let newer = raw.integer("max_completion_tokens", 1..=most)?;
-    let older = raw.integer("max_tokens", 1..=most)?;
+/// None at all makes sense only where the prompt is told.
+fn max_tokens(raw: &RawRequest, endpoint: Endpoint) -> Result<Option<u32>, ApiError> {
+    let echo = endpoint == Endpoint::Completions && raw.boolean("echo")?.unwrap_or(false);
+    let (least, most) = (i64::from(!echo), CONTEXT_TOKENS_MAX as i64);
+    let newer = raw.integer("max_completion_tokens", least..=most)?;
+    let older = raw.integer("max_tokens", least..=most)?;
     Ok(newer.or(older).map(|n| u32::try_from(n).expect("checked to be in range")))
 }
 

@@ -1,7 +1,7 @@
 //! Telling an answer as server-sent events.
 //!
 //! Invariants: a stream ends with `[DONE]` or with an `error` event, never in silence; when the client goes, the body is
-//! dropped and with it the generation.
+//! dropped and with it the answers.
 
 use std::collections::VecDeque;
 
@@ -9,19 +9,13 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
-use super::generation::Generation;
+use super::answers::{Answers, Told};
 use super::output::Delta;
-use super::reply::{Reply, Usage, worth_a_chunk};
-use super::style::Style;
+use super::reply::{Reply, worth_a_chunk};
 
-/// The response that tells `generation` by `reply`.
-pub(super) fn respond<R: Reply>(generation: Generation, reply: R) -> Response {
-    let request = generation.request();
-    let (style, logprobs) = (request.style, request.sampling.logprobs.is_some());
-    let mut telling = Telling { generation, reply, style, logprobs, queue: VecDeque::new(), ended: false };
-    if let Some(opening) = telling.reply.opening() {
-        telling.event(&opening);
-    }
+/// The response that tells `answers` by `reply`.
+pub(super) fn respond<R: Reply>(answers: Answers, reply: R) -> Response {
+    let telling = Telling { answers, reply, queue: VecDeque::new(), ended: false };
     let stream = futures_util::stream::unfold(telling, |mut telling| async move {
         let event = telling.next().await?;
         Some((Ok::<_, std::convert::Infallible>(event), telling))
@@ -36,11 +30,9 @@ pub(super) fn respond<R: Reply>(generation: Generation, reply: R) -> Response {
 }
 
 struct Telling<R> {
-    generation: Generation,
+    answers: Answers,
     reply: R,
-    style: Style,
-    logprobs: bool,
-    /// Events of one delta: a few.
+    /// Events of one delta, or one opening a choice: a few.
     queue: VecDeque<Bytes>,
     ended: bool,
 }
@@ -48,9 +40,24 @@ struct Telling<R> {
 impl<R: Reply> Telling<R> {
     async fn next(&mut self) -> Option<Bytes> {
         while self.queue.is_empty() && !self.ended {
-            match self.generation.next().await {
-                Ok(Some(delta)) => self.tell(&delta),
-                Ok(None) => self.ended = true,
+            match self.answers.next().await {
+                Ok(Some(Told::Opened { prompt, logprobs })) => {
+                    let choices = usize::from(self.answers.request().choices);
+                    for choice in prompt * choices..(prompt + 1) * choices {
+                        if let Some(opening) = self.reply.opening(choice, &logprobs) {
+                            self.event(&opening);
+                        }
+                    }
+                }
+                Ok(Some(Told::Choice { choice, delta })) => self.tell(choice, &delta),
+                Ok(None) => {
+                    if self.answers.request().style.include_usage {
+                        let usage = self.reply.usage(self.answers.usage());
+                        self.event(&usage);
+                    }
+                    self.event("[DONE]");
+                    self.ended = true;
+                }
                 Err(error) => {
                     self.event(&error.object());
                     self.ended = true;
@@ -60,20 +67,15 @@ impl<R: Reply> Telling<R> {
         self.queue.pop_front()
     }
 
-    fn tell(&mut self, delta: &Delta) {
-        if worth_a_chunk(delta, self.style, self.logprobs) {
-            let chunk = self.reply.chunk(delta);
+    fn tell(&mut self, choice: usize, delta: &Delta) {
+        let request = self.answers.request();
+        if worth_a_chunk(delta, request.style, request.sampling.logprobs.is_some()) {
+            let chunk = self.reply.chunk(choice, delta);
             self.event(&chunk);
         }
         if let Some(finish) = &delta.finish {
-            let ending = self.reply.ending(finish);
+            let ending = self.reply.ending(choice, finish);
             self.event(&ending);
-            if self.style.include_usage {
-                let usage = self.reply.usage(Usage::of(&self.generation));
-                self.event(&usage);
-            }
-            self.event("[DONE]");
-            self.ended = true;
         }
     }
 

@@ -1,7 +1,10 @@
 //! The fields that decide how an answer is told, not what it is.
 
+use protocol::generate::TOP_LOGPROBS_MAX;
+
 use super::errors::ApiError;
 use super::fields::{RawRequest, kind_of};
+use super::validate::Endpoint;
 
 /// How an answer is told.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -12,22 +15,40 @@ pub(super) struct Style {
     pub(super) include_usage: bool,
     /// With the ids of prompt and answer.
     pub(super) return_token_ids: bool,
+    /// With `token_id:N` for the text of each token that has a logprob.
+    pub(super) tokens_as_ids: bool,
+    /// After the prompt, on `/v1/completions`.
+    pub(super) echo: bool,
+    /// With vLLM's `prompt_logprobs`: so many alternatives a prompt token.
+    pub(super) prompt_logprobs: Option<u8>,
 }
 
 impl Style {
-    pub(super) fn read(raw: &RawRequest) -> Result<Self, ApiError> {
+    pub(super) fn read(raw: &RawRequest, endpoint: Endpoint) -> Result<Self, ApiError> {
         let stream = raw.boolean("stream")?.unwrap_or(false);
-        let return_token_ids = raw.boolean("return_token_ids")?.unwrap_or(false);
         let include_usage = match raw.get("stream_options") {
             None => false,
-            Some(_) if !stream => {
-                let (found, expected) = ("given".to_owned(), "only together with `stream`: true".to_owned());
-                return Err(ApiError::InvalidValue { param: "stream_options".to_owned(), found, expected });
-            }
+            Some(_) if !stream => return Err(not_with("stream_options", "only together with `stream`: true")),
             Some(options) => include_usage(options)?,
         };
-        Ok(Self { stream, include_usage, return_token_ids })
+        let prompt_logprobs = raw.integer("prompt_logprobs", 0..=i64::from(TOP_LOGPROBS_MAX))?;
+        if stream && prompt_logprobs.is_some() {
+            return Err(not_with("prompt_logprobs", "only without `stream`"));
+        }
+        Ok(Self {
+            stream,
+            include_usage,
+            return_token_ids: raw.boolean("return_token_ids")?.unwrap_or(false),
+            tokens_as_ids: raw.boolean("return_tokens_as_token_ids")?.unwrap_or(false),
+            echo: endpoint == Endpoint::Completions && raw.boolean("echo")?.unwrap_or(false),
+            prompt_logprobs: prompt_logprobs.map(|n| u8::try_from(n).expect("checked to be in range")),
+        })
     }
+}
+
+fn not_with(param: &str, expected: &str) -> ApiError {
+    let (param, found, expected) = (param.to_owned(), "given".to_owned(), expected.to_owned());
+    ApiError::InvalidValue { param, found, expected }
 }
 
 fn include_usage(options: &serde_json::Value) -> Result<bool, ApiError> {

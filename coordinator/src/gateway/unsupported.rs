@@ -27,15 +27,12 @@ const NOTHING: Harmless = |v| match v {
     Value::String(text) => text.is_empty(),
     _ => false,
 };
-const ONE: Harmless = |v| v.as_f64() == Some(1.0);
 const NEVER: Harmless = |_| false;
 const PLAIN_TEXT: Harmless = |v| v.get("type").and_then(Value::as_str) == Some("text");
 const TEXT_ONLY: Harmless = |v| v.as_array().is_some_and(|list| list.iter().all(|m| m.as_str() == Some("text")));
 const NO_TOOL: Harmless = |v| v.as_str() == Some("none");
 
 const TABLE: &[(&str, On, Harmless, &str)] = &[
-    ("n", On::Both, ONE, "one choice a request"),
-    ("best_of", On::Both, ONE, "one choice a request"),
     ("use_beam_search", On::Both, NOTHING, "sampling and greedy search only"),
     ("tools", On::Chat, NOTHING, "tool calls are not available"),
     ("tool_choice", On::Chat, NO_TOOL, "tool calls are not available"),
@@ -53,9 +50,8 @@ const TABLE: &[(&str, On, Harmless, &str)] = &[
     ("chat_template", On::Chat, NEVER, "the model's own template is used"),
     ("continue_final_message", On::Chat, NOTHING, "a new message is begun"),
     ("documents", On::Chat, NOTHING, "put documents into messages"),
-    ("echo", On::Both, NOTHING, "the prompt is not repeated"),
+    ("echo", On::Chat, NOTHING, "the prompt is repeated on /v1/completions only"),
     ("suffix", On::Completions, NOTHING, "text is only continued, not filled in"),
-    ("prompt_logprobs", On::Both, NEVER, "logprobs are those of the answer"),
     ("prompt_embeds", On::Completions, NEVER, "a prompt is text or token ids"),
     ("truncate_prompt_tokens", On::Both, NEVER, "prompts are not cut"),
     ("bad_words", On::Both, NOTHING, "use logit_bias"),

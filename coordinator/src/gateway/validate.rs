@@ -2,17 +2,17 @@
 //!
 //! Invariant: whoever holds a [`ValidRequest`] need not check anything again; rank 0 will not refuse it.
 
-use std::sync::Arc;
-
-use protocol::generate::SamplingParams;
+use protocol::generate::{CHOICES_MAX, SamplingParams};
 
 use super::bundle::Bundle;
 use super::errors::ApiError;
 use super::fields::RawRequest;
 use super::output::OutputRules;
+use super::prompt::{Echo, Prompt};
 use super::sampling::{Asked, sampling};
 use super::state::Target;
 use super::style::Style;
+use super::terms::Terms;
 use super::{rules, unsupported};
 
 /// A request that can be generated.
@@ -20,14 +20,41 @@ use super::{rules, unsupported};
 pub(super) struct ValidRequest {
     /// What serves it.
     pub(super) target: Target,
-    /// Never empty, every id below the vocabulary.
-    pub(super) prompt_ids: Arc<[u32]>,
-    /// `max_tokens` fits the context.
+    /// At least one.
+    pub(super) prompts: Vec<Prompt>,
+    /// Answers to each prompt, at least one. Prompts × choices are at most [`CHOICES_MAX`].
+    pub(super) choices: u16,
+    /// All but what differs by prompt: see [`Self::sampling_of`].
     pub(super) sampling: SamplingParams,
     /// How the output is read.
     pub(super) rules: OutputRules,
     /// How it is told.
     pub(super) style: Style,
+    /// When and before whom.
+    pub(super) terms: Terms,
+}
+
+impl ValidRequest {
+    /// What rank 0 is told for one prompt. Where only the prompt is to be told, one token is computed and dropped: it
+    /// comes out of the prompt's own step.
+    pub(super) fn sampling_of(&self, prompt: &Prompt) -> SamplingParams {
+        SamplingParams { max_tokens: prompt.max_tokens.max(1), ..self.sampling.clone() }
+    }
+
+    /// The prompt that the choice of this index, counted over all prompts, answers.
+    pub(super) fn prompt_of(&self, choice: usize) -> &Prompt {
+        &self.prompts[choice / usize::from(self.choices)]
+    }
+
+    /// Whether the choice of this index is the first of its prompt.
+    pub(super) fn is_first(&self, choice: usize) -> bool {
+        choice.is_multiple_of(usize::from(self.choices))
+    }
+
+    /// Number of choices over all prompts.
+    pub(super) fn choices_in_all(&self) -> usize {
+        self.prompts.len() * usize::from(self.choices)
+    }
 }
 
 /// Which of the two endpoints; their fields differ a little.
@@ -39,83 +66,89 @@ pub(super) enum Endpoint {
     Completions,
 }
 
-/// All of a request but its prompt, checked.
+/// All of a request but its prompts, checked.
 #[derive(Debug)]
 pub(super) struct Options {
     asked: Asked,
+    choices: u16,
     rules: OutputRules,
     style: Style,
+    terms: Terms,
+}
+
+/// A prompt as it was encoded.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pub(super) ids: Vec<u32>,
+    pub(super) echo: Option<Echo>,
 }
 
 impl Options {
     /// # Errors
     /// Each [`ApiError`] about a parameter.
-    pub(super) fn read(raw: &RawRequest, endpoint: Endpoint, bundle: &Bundle) -> Result<Self, ApiError> {
+    pub(super) fn read(raw: &RawRequest, endpoint: Endpoint, bundle: &Bundle, terms: Terms) -> Result<Self, ApiError> {
         unsupported::check(raw, endpoint)?;
-        let style = Style::read(raw)?;
-        let asked = sampling(raw, endpoint, bundle)?;
+        let style = Style::read(raw, endpoint)?;
+        let mut asked = sampling(raw, endpoint, bundle)?;
+        asked.params.prompt_logprobs = style.prompt_logprobs.max(asked.params.logprobs.filter(|_| style.echo));
         let rules = rules::read(raw, bundle)?;
-        Ok(Self { asked, rules, style })
+        Ok(Self { asked, choices: choices(raw)?, rules, style, terms })
     }
 
-    /// Joins prompt and options, and holds both to the context.
+    /// Whether prompts are to be repeated.
+    pub(super) fn echo(&self) -> bool {
+        self.style.echo
+    }
+
+    /// Joins prompts and options, and holds them to the context.
     ///
     /// # Errors
-    /// [`ApiError::ContextLength`], [`ApiError::InvalidValue`] for an empty prompt.
-    pub(super) fn with_prompt(self, prompt_ids: Vec<u32>, target: Target) -> Result<ValidRequest, ApiError> {
-        let Self { asked, rules, style } = self;
-        if prompt_ids.is_empty() {
-            let found = "empty".to_owned();
-            return Err(ApiError::InvalidValue {
-                param: "prompt".to_owned(),
-                found,
-                expected: "at least one token".to_owned(),
-            });
+    /// [`ApiError::ContextLength`], [`ApiError::InvalidValue`] for an empty prompt or too many choices.
+    pub(super) fn with_prompts(self, prompts: Vec<Encoded>, target: Target) -> Result<ValidRequest, ApiError> {
+        let in_all = prompts.len().saturating_mul(usize::from(self.choices));
+        if in_all > CHOICES_MAX {
+            let found = format!("{} for each of {} prompts", self.choices, prompts.len());
+            let expected = format!("at most {CHOICES_MAX} choices in all");
+            return Err(ApiError::InvalidValue { param: "n".to_owned(), found, expected });
+        }
+        let prompts = prompts.into_iter().map(|p| self.prompt(p, &target)).collect::<Result<Vec<_>, _>>()?;
+        let Self { asked, choices, rules, style, terms } = self;
+        let sampling =
+            SamplingParams { min_tokens: rules.min_tokens, stop_token_ids: rules.stop_ids.clone(), ..asked.params };
+        Ok(ValidRequest { target, prompts, choices, sampling, rules, style, terms })
+    }
+
+    fn prompt(&self, prompt: Encoded, target: &Target) -> Result<Prompt, ApiError> {
+        let Encoded { ids, echo } = prompt;
+        if ids.is_empty() {
+            let (param, found) = ("prompt".to_owned(), "empty".to_owned());
+            return Err(ApiError::InvalidValue { param, found, expected: "at least one token".to_owned() });
         }
         let limit = target.context_tokens;
-        let too_long =
-            ApiError::ContextLength { limit, prompt: prompt_ids.len(), at_least: "", max_tokens: asked.max_tokens };
-        let rest = u32::try_from(prompt_ids.len()).ok().and_then(|n| limit.checked_sub(n)).filter(|n| *n > 0);
-        let max_tokens = match (rest, asked.max_tokens) {
-            (None, _) => {
-                return Err(ApiError::ContextLength {
-                    limit,
-                    prompt: prompt_ids.len(),
-                    at_least: "",
-                    max_tokens: None,
-                });
-            }
-            (Some(rest), Some(asked)) if asked > rest => return Err(too_long),
+        let too_long = |max_tokens| ApiError::ContextLength { limit, prompt: ids.len(), at_least: "", max_tokens };
+        let rest = u32::try_from(ids.len()).ok().and_then(|n| limit.checked_sub(n)).filter(|n| *n > 0);
+        let max_tokens = match (rest, self.asked.max_tokens) {
+            (None, _) => return Err(too_long(None)),
+            (Some(rest), Some(asked)) if asked > rest => return Err(too_long(Some(asked))),
             (Some(_), Some(asked)) => asked,
             (Some(rest), None) => target.bundle.defaults.max_new_tokens.map_or(rest, |n| n.min(rest)),
         };
-        if rules.min_tokens > max_tokens {
-            let found = rules.min_tokens.to_string();
+        if self.rules.min_tokens > max_tokens {
+            let found = self.rules.min_tokens.to_string();
             let expected = format!("at most max_tokens, here {max_tokens}");
             return Err(ApiError::InvalidValue { param: "min_tokens".to_owned(), found, expected });
         }
-        let sampling = SamplingParams {
-            max_tokens,
-            min_tokens: rules.min_tokens,
-            stop_token_ids: rules.stop_ids.clone(),
-            ..asked.params
-        };
-        Ok(ValidRequest { target, prompt_ids: prompt_ids.into(), sampling, rules, style })
+        Ok(Prompt { ids: ids.into(), max_tokens, echo })
     }
 }
 
-/// The ids of a prompt's text, unless it is plainly too long for the context.
-///
-/// # Errors
-/// [`ApiError::ContextLength`].
-pub(super) fn encode(text: &str, add_special: bool, target: &Target) -> Result<Vec<u32>, ApiError> {
-    let limit = target.context_tokens;
-    let least = target.bundle.tokenizer.tokens_min(text.len());
-    if least > limit as usize {
-        return Err(ApiError::ContextLength { limit, prompt: least, at_least: "at least ", max_tokens: None });
+/// `n`, and the older `best_of`, of which all are told.
+fn choices(raw: &RawRequest) -> Result<u16, ApiError> {
+    let most = CHOICES_MAX as i64;
+    let n = raw.integer("n", 1..=most)?.unwrap_or(1);
+    if raw.integer("best_of", 1..=most)?.is_some_and(|best_of| best_of != n) {
+        let reason = "only as many as `n`: every choice is told";
+        return Err(ApiError::Unsupported { param: "best_of".to_owned(), reason });
     }
-    target.bundle.tokenizer.encode(text, add_special).map_err(|e| {
-        tracing::error!(error = %e, "encoding failed");
-        ApiError::Internal { what: "tokenizer" }
-    })
+    Ok(u16::try_from(n).expect("checked to be in range"))
 }

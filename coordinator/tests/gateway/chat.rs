@@ -17,6 +17,12 @@ pub(crate) fn hi_with(more: Value) -> Value {
     body
 }
 
+/// `usage` of an answer to a prompt that was not cached.
+pub(crate) fn usage(prompt: u32, completion: u32) -> Value {
+    json!({"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": 0}})
+}
+
 /// The ids of `hi` by the tiny model's template.
 pub(crate) fn hi_ids() -> Vec<u32> {
     [vec![USER], ids("hi"), vec![ASSISTANT]].concat()
@@ -36,7 +42,7 @@ async fn an_answer_has_openais_form() {
     let expected = json!([{"index": 0, "message": {"role": "assistant", "content": "你好", "refusal": null},
         "logprobs": null, "finish_reason": "stop", "stop_reason": null}]);
     assert_eq!(answer["choices"], expected);
-    assert_eq!(answer["usage"], json!({"prompt_tokens": 4, "completion_tokens": 7, "total_tokens": 11}));
+    assert_eq!(answer["usage"], usage(4, 7));
     assert_eq!(answer.get("prompt_token_ids"), None);
 }
 

@@ -3,6 +3,7 @@
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
+use crate::chat::usage;
 use crate::client::{h2c, soon};
 use crate::files::{END, ids};
 use crate::harness::{CONTEXT, Harness, post};
@@ -35,7 +36,7 @@ async fn an_answer_has_openais_form() {
     let expected = json!([{"index": 0, "text": "cd", "logprobs": null, "finish_reason": "stop", "stop_reason": null,
         "token_ids": [99, 100, END], "prompt_token_ids": [97]}]);
     assert_eq!(answer["choices"], expected);
-    assert_eq!(answer["usage"], json!({"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}));
+    assert_eq!(answer["usage"], usage(1, 3));
 }
 
 #[tokio::test]
@@ -76,7 +77,7 @@ async fn a_stream_tells_the_same_text_ids_and_logprobs() {
     assert_eq!((choice(2)["text"].as_str(), &choice(2)["finish_reason"]), (Some(""), &json!("length")));
     assert_eq!(chunks[2]["usage"], json!(null));
     assert_eq!(chunks[3]["choices"], json!([]));
-    assert_eq!(chunks[3]["usage"], json!({"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}));
+    assert_eq!(chunks[3]["usage"], usage(1, 2));
     assert_eq!(chunks.len(), 4);
 }
 

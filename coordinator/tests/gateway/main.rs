@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod chat;
+mod choices;
 mod client;
 mod completions;
+mod echo;
 mod errors;
 mod files;
 mod harness;

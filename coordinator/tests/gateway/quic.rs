@@ -7,7 +7,7 @@ use coordinator::GatewayLimits;
 use coordinator::gateway::{Gateway, GatewayConfig};
 use coordinator::view::{ClusterView, ReadyReplica, ServedDeployment};
 use protocol::frame::{Ping, Refusal, RefusalCode};
-use protocol::generate::{FinishReason, GenerateEvent, GenerateRequest, TokenOutput};
+use protocol::generate::{EndChoice, FinishReason, GenerateEvent, GenerateRequest, TokenOutput};
 use protocol::plan::RankAddr;
 use protocol::{ClusterId, Epoch, Identity, NodeId, Rank, ReplicaId, Role};
 use serde_json::{Value, json};
@@ -148,6 +148,25 @@ async fn a_stop_string_resets_the_stream() {
     answer(&mut send, &[tokens(&ids("ok"))]).await;
     assert_eq!(soon(asked).await.unwrap().json()["choices"][0]["message"]["content"], "o");
     assert!(matches!(recv.recv(PATIENCE).await, Err(transport::StreamError::Reset { .. })));
+}
+
+#[tokio::test]
+async fn a_stop_string_in_one_choice_ends_it_at_rank_0_and_not_the_stream() {
+    let (cluster, connection) = Cluster::new().await;
+    let asked = cluster.ask(&hi_with(json!({"stop": "k", "n": 2})));
+    let (generate, mut send, mut recv) = request(&connection).await;
+    assert_eq!(generate.choices.len(), 2);
+    answer(&mut send, &[tokens(&ids("ok"))]).await;
+    let ended = recv.recv_message::<EndChoice>(EPOCH, PATIENCE).await.unwrap();
+    assert_eq!(ended, EndChoice { index: 0 });
+    let rest = vec![TokenOutput { id: 107, logprobs: None }];
+    let more = GenerateEvent::Tokens { choice: 0, tokens: rest };
+    let end = GenerateEvent::Finished { choice: 1, reason: FinishReason::Length };
+    answer(&mut send, &[more, end]).await;
+    let told = soon(asked).await.unwrap().json();
+    let contents = [0, 1].map(|i| told["choices"][i]["message"]["content"].clone());
+    assert_eq!(contents, ["o", ""]);
+    assert!(matches!(recv.recv(PATIENCE).await, Err(transport::StreamError::Ended)), "finished, not reset");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! A replica that plays a list of events instead of a model.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -24,8 +24,24 @@ pub(crate) enum Step {
 
 /// Tokens, all in one event.
 pub(crate) fn tokens(ids: &[u32]) -> Step {
+    tokens_of(0, ids)
+}
+
+/// Tokens of one choice, all in one event.
+pub(crate) fn tokens_of(choice: u16, ids: &[u32]) -> Step {
     let tokens = ids.iter().map(|id| TokenOutput { id: *id, logprobs: None }).collect();
-    Step::Event(GenerateEvent::Tokens { choice: 0, tokens })
+    Step::Event(GenerateEvent::Tokens { choice, tokens })
+}
+
+/// The request has entered its first step.
+pub(crate) fn started(cached_tokens: u32) -> Step {
+    Step::Event(GenerateEvent::Started { cached_tokens })
+}
+
+/// Logprobs of the next prompt tokens.
+pub(crate) fn prompt(logprobs: &[(f32, &[(u32, f32)])]) -> Step {
+    let logprobs = logprobs.iter().map(|(chosen, top)| TokenLogprobs { chosen: *chosen, top: top.to_vec() });
+    Step::Event(GenerateEvent::Prompt(logprobs.collect()))
 }
 
 /// One token with logprobs.
@@ -39,7 +55,11 @@ pub(crate) fn stop() -> Step {
 }
 
 pub(crate) fn length() -> Step {
-    Step::Event(GenerateEvent::Finished { choice: 0, reason: FinishReason::Length })
+    length_of(0)
+}
+
+pub(crate) fn length_of(choice: u16) -> Step {
+    Step::Event(GenerateEvent::Finished { choice, reason: FinishReason::Length })
 }
 
 /// What every request is answered by: the front script, or the last one again and again.
@@ -48,6 +68,7 @@ pub(crate) struct Scripted {
     scripts: Mutex<VecDeque<Result<Vec<Step>, DispatchError>>>,
     requests: mpsc::Sender<(ReplicaId, GenerateRequest)>,
     cancelled: watch::Sender<usize>,
+    ended: mpsc::Sender<u16>,
     reachable: watch::Receiver<bool>,
 }
 
@@ -56,6 +77,8 @@ pub(crate) struct Seen {
     pub(crate) requests: mpsc::Receiver<(ReplicaId, GenerateRequest)>,
     /// How many streams were dropped before their end.
     pub(crate) cancelled: watch::Receiver<usize>,
+    /// Choices that the gateway ended.
+    pub(crate) ended: mpsc::Receiver<u16>,
     /// Whether replicas can be reached; set by the test.
     pub(crate) reachable: watch::Sender<bool>,
 }
@@ -64,9 +87,12 @@ impl Scripted {
     pub(crate) fn new(scripts: Vec<Result<Vec<Step>, DispatchError>>) -> (Arc<Self>, Seen) {
         let (requests, seen_requests) = mpsc::channel(1024);
         let (cancelled, seen_cancelled) = watch::channel(0);
+        let (ended, seen_ended) = mpsc::channel(1024);
         let (set_reachable, reachable) = watch::channel(true);
-        let scripted = Self { scripts: Mutex::new(scripts.into()), requests, cancelled, reachable };
-        (Arc::new(scripted), Seen { requests: seen_requests, cancelled: seen_cancelled, reachable: set_reachable })
+        let scripted = Self { scripts: Mutex::new(scripts.into()), requests, cancelled, ended, reachable };
+        let seen =
+            Seen { requests: seen_requests, cancelled: seen_cancelled, ended: seen_ended, reachable: set_reachable };
+        (Arc::new(scripted), seen)
     }
 }
 
@@ -84,7 +110,9 @@ impl Dispatch for Scripted {
             if scripts.len() > 1 { scripts.pop_front() } else { scripts.front().cloned() }
         };
         let steps = script.expect("a script")?;
-        Ok(Box::new(Playing { steps: steps.into(), cancelled: Some(self.cancelled.clone()) }))
+        let running = request.choices.iter().map(|c| c.index).collect();
+        let (cancelled, ended) = (Some(self.cancelled.clone()), self.ended.clone());
+        Ok(Box::new(Playing { steps: steps.into(), running, cancelled, ended }))
     }
 
     async fn reach(&self, _: &ReadyReplica, _: Instant) -> Result<(), DispatchError> {
@@ -95,8 +123,10 @@ impl Dispatch for Scripted {
 
 struct Playing {
     steps: VecDeque<Step>,
+    running: BTreeSet<u16>,
     /// Gone once the stream has ended by itself.
     cancelled: Option<watch::Sender<usize>>,
+    ended: mpsc::Sender<u16>,
 }
 
 #[async_trait]
@@ -104,7 +134,12 @@ impl Events for Playing {
     async fn next(&mut self, _: Instant) -> Result<GenerateEvent, DispatchError> {
         match self.steps.pop_front() {
             Some(Step::Event(event)) => {
-                if matches!(event, GenerateEvent::Finished { .. } | GenerateEvent::Failed { .. }) {
+                match &event {
+                    GenerateEvent::Finished { choice, .. } => drop(self.running.remove(choice)),
+                    GenerateEvent::Failed { .. } => self.running.clear(),
+                    _ => {}
+                }
+                if self.running.is_empty() {
                     self.cancelled = None;
                 }
                 Ok(event)
@@ -115,6 +150,11 @@ impl Events for Playing {
             }
             Some(Step::Hang) | None => std::future::pending().await,
         }
+    }
+
+    async fn end_choice(&mut self, choice: u16, _: Instant) {
+        self.running.remove(&choice);
+        self.ended.try_send(choice).expect("the test has room for it");
     }
 }
 

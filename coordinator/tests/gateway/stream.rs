@@ -4,7 +4,7 @@ use coordinator::gateway::dispatch::DispatchError;
 use protocol::generate::GenerateEvent;
 use serde_json::{Value, json};
 
-use crate::chat::{hi_ids, hi_with};
+use crate::chat::{hi_ids, hi_with, usage};
 use crate::client::soon;
 use crate::files::{ANSWER, END, ids};
 use crate::harness::Harness;
@@ -37,7 +37,7 @@ async fn a_stream_has_openais_chunks() {
         json!([]),
     ];
     assert_eq!(choices, expected);
-    assert_eq!(chunks[4]["usage"], json!({"prompt_tokens": 4, "completion_tokens": 3, "total_tokens": 7}));
+    assert_eq!(chunks[4]["usage"], usage(4, 3));
     assert!(chunks[..4].iter().all(|c| c.get("usage") == Some(&json!(null))));
     let same = |key: &str| chunks.iter().all(|c| c[key] == chunks[0][key]);
     assert!(same("id") && same("created") && same("model") && same("object") && same("system_fingerprint"));

@@ -1,0 +1,144 @@
+//! The answers to all prompts of one request, as they come: one generation a prompt, side by side in one task.
+//!
+//! Choices are counted over all prompts: those of the first prompt, then those of the second, and so on. Invariant: one
+//! prompt's failure ends all of them, since a reply tells all or an error.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use protocol::RequestId;
+use protocol::generate::TokenLogprobs;
+
+use super::admission::Permit;
+use super::errors::ApiError;
+use super::generation::{Generation, Progress};
+use super::output::Delta;
+use super::reply::Usage;
+use super::state::App;
+use super::validate::ValidRequest;
+
+/// What comes next of a request.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// The answers to one prompt begin, with its tokens' logprobs where they were asked for.
+    Opened {
+        /// Which of the request's prompts.
+        prompt: usize,
+        /// From its second token on.
+        logprobs: Vec<TokenLogprobs>,
+    },
+    /// One choice goes on.
+    Choice {
+        /// Which, counted over all prompts.
+        choice: usize,
+        /// By what.
+        delta: Delta,
+    },
+}
+
+/// One generation's wait for what comes next, which hands it back.
+type Turn = Pin<Box<dyn Future<Output = (usize, Result<(Generation, Option<Progress>), ApiError>)> + Send>>;
+
+/// A request that replicas have begun to answer. Dropped, it cancels what still runs.
+pub(super) struct Answers {
+    request: Arc<ValidRequest>,
+    /// At most one a prompt.
+    turns: FuturesUnordered<Turn>,
+    /// What showed that there is an answer.
+    first: Option<Told>,
+    completion_tokens: usize,
+    /// By prompt.
+    cached_tokens: Vec<u32>,
+    _permit: Permit,
+}
+
+impl Answers {
+    /// Dispatches every prompt, and waits until there is something to tell.
+    ///
+    /// # Errors
+    /// [`ApiError`], while the client has not been told anything.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the request.
+    pub(super) async fn start(
+        app: &Arc<App>,
+        id: RequestId,
+        request: Arc<ValidRequest>,
+        permit: Permit,
+        arrived: Instant,
+    ) -> Result<Self, ApiError> {
+        let deadline = arrived + request.terms.timeout;
+        let turns = FuturesUnordered::new();
+        for prompt in 0..request.prompts.len() {
+            let generation = Generation::start(app.clone(), id, request.clone(), prompt, deadline);
+            let turn: Turn = Box::pin(async move {
+                match generation.await {
+                    Ok(generation) => (prompt, turn_of(generation).await),
+                    Err(error) => (prompt, Err(error)),
+                }
+            });
+            turns.push(turn);
+        }
+        let cached_tokens = vec![0; request.prompts.len()];
+        let mut answers = Self { request, turns, first: None, completion_tokens: 0, cached_tokens, _permit: permit };
+        answers.first = answers.next().await?;
+        Ok(answers)
+    }
+
+    /// The request.
+    pub(super) fn request(&self) -> &Arc<ValidRequest> {
+        &self.request
+    }
+
+    /// How many tokens so far.
+    pub(super) fn usage(&self) -> Usage {
+        let prompt_tokens = self.request.prompts.iter().map(|p| p.ids.len()).sum();
+        let cached_tokens = self.cached_tokens.iter().map(|n| *n as usize).sum();
+        Usage::new(prompt_tokens, cached_tokens, self.completion_tokens)
+    }
+
+    /// What comes next; `None` after the end of the last choice.
+    ///
+    /// # Errors
+    /// The first failure of any prompt; the others are cancelled.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(super) async fn next(&mut self) -> Result<Option<Told>, ApiError> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        while let Some((prompt, done)) = self.turns.next().await {
+            let (generation, progress) = match done {
+                Ok(done) => done,
+                Err(error) => {
+                    self.turns.clear();
+                    return Err(error);
+                }
+            };
+            self.cached_tokens[prompt] = generation.cached_tokens();
+            let Some(progress) = progress else { continue };
+            self.turns.push(Box::pin(async move { (prompt, turn_of(generation).await) }));
+            return Ok(Some(self.told(prompt, progress)));
+        }
+        Ok(None)
+    }
+
+    fn told(&mut self, prompt: usize, progress: Progress) -> Told {
+        match progress {
+            Progress::Opened(logprobs) => Told::Opened { prompt, logprobs },
+            Progress::Choice { choice, delta } => {
+                self.completion_tokens += delta.tokens.len();
+                Told::Choice { choice: prompt * usize::from(self.request.choices) + choice, delta }
+            }
+        }
+    }
+}
+
+async fn turn_of(mut generation: Generation) -> Result<(Generation, Option<Progress>), ApiError> {
+    let progress = generation.next().await?;
+    Ok((generation, progress))
+}
