@@ -81,6 +81,14 @@ pub enum KernelError {
         /// Blocks there are.
         blocks: usize,
     },
+    /// A copy from or to a KV block that the cache does not have.
+    #[error("kv_copy: KV block {block} of {blocks}")]
+    CopyBlock {
+        /// The index.
+        block: u32,
+        /// Blocks there are.
+        blocks: usize,
+    },
     /// A query head mapped to a KV head that the cache does not have.
     #[error("attention: query head {head} maps to KV head {kv_head} of {kv_heads}")]
     KvHead {

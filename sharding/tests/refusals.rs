@@ -5,7 +5,7 @@ mod support;
 use std::num::NonZeroUsize;
 
 use kernels::Pool;
-use protocol::step::{StepPlan, StepSeq};
+use protocol::step::{BlockCopy, StepPlan, StepSeq};
 use protocol::{Dtype, Rank, ReductionTree, WorldSize};
 use sharding::layers::{Glm4Text, Group, GroupError, LoadError, StepError};
 use support::checkpoint;
@@ -42,6 +42,20 @@ fn bad_steps_are_refused_and_the_next_good_one_runs() {
         assert!(error.contains(words) && error.contains("step 9"), "{error}");
     }
     assert_eq!(model.step(&mut group, &good).expect("a step"), expected);
+}
+
+#[test]
+fn copies_that_do_not_fit_are_refused_by_their_numbers() {
+    let mut model = setup().load(Rank(0));
+    let copies = |pairs: &[(u32, u32)]| {
+        let copies = pairs.iter().map(|(from, to)| BlockCopy { from: *from, to: *to }).collect();
+        StepPlan { copies, ..step(vec![seq(3, 0, vec![1, 2, 3], &[2], true)]) }
+    };
+    for pairs in [&[(0, 4)][..], &[(4, 0)], &[(0, 1), (3, 1)], &[(0, 1), (1, 3)], &[(1, 1)]] {
+        let error = model.step(&mut alone(), &copies(pairs)).expect_err("refused").to_string();
+        assert!(error.contains("step 9: copy of KV block") && error.contains("below 4"), "{pairs:?}: {error}");
+    }
+    model.step(&mut alone(), &copies(&[(0, 1), (0, 3)])).expect("two copies of one block");
 }
 
 #[test]

@@ -97,6 +97,22 @@ impl KvLayer {
         Ok(())
     }
 
+    /// Copies what block `from` holds to block `to`, all slots and heads.
+    ///
+    /// # Errors
+    /// [`KernelError::CopyBlock`]; nothing has been written then.
+    pub fn copy_block(&mut self, from: u32, to: u32) -> Result<(), KernelError> {
+        let blocks = self.blocks;
+        if let Some(block) = [from, to].into_iter().find(|b| *b as usize >= blocks) {
+            return Err(KernelError::CopyBlock { block, blocks });
+        }
+        let (keys, values) = (self.kv_heads * self.head_dim, self.kv_heads * self.value_tiles() * BLOCK_TOKENS);
+        let (from, to) = (from as usize, to as usize);
+        self.keys.copy_within(from * keys..(from + 1) * keys, to * keys);
+        self.values.copy_within(from * values..(from + 1) * values, to * values);
+        Ok(())
+    }
+
     fn write_slot(&mut self, block: usize, slot: usize, k: &[f32], v: &[f32]) {
         if self.head_dim == 0 {
             return;

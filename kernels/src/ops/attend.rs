@@ -29,6 +29,15 @@ pub fn attention(
     q.apply_op3_no_bwd(k, v, &Attend { kv, pool, seqs, kv_head_of, scale, out: (tokens, heads * head_dim) })
 }
 
+/// Copies KV blocks `(from, to)`, one after the other. The lock as in [`attention`].
+///
+/// # Errors
+/// Blocks that the cache does not have ([`KernelError`]); those before them have been copied then.
+pub fn copy_blocks(kv: &Mutex<KvLayer>, copies: &[(u32, u32)]) -> Result<()> {
+    let mut kv = kv.lock().map_err(|_| refused(KernelError::KvPoisoned { op: "kv_copy" }))?;
+    copies.iter().try_for_each(|(from, to)| kv.copy_block(*from, *to)).map_err(refused)
+}
+
 struct Attend<'a> {
     kv: &'a Mutex<KvLayer>,
     pool: &'a Pool,

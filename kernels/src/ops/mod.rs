@@ -9,7 +9,7 @@ mod rows;
 
 use candle_core::{CpuStorage, Layout, Result, Tensor};
 
-pub use attend::attention;
+pub use attend::{attention, copy_blocks};
 pub use linear::{linear, linear_trees};
 pub use rows::{Embedding, add, embed_rows, rms_norm, rotary, silu_mul};
 

@@ -174,11 +174,36 @@ fn a_rank_whose_first_head_is_inside_a_group_gets_the_heads_of_the_whole() {
 }
 
 #[test]
+fn a_copied_block_reads_like_its_source_and_takes_its_own_writes() {
+    let sequence = Sequence::new(11, 25, 4, 2, 24);
+    let expected = bits(&sequence.run(&Pool::inline(), &[0, 1], &[25]));
+    let (row, kv_row) = (4 * 24, 2 * 24);
+    let mut kv = sequence.cache(&[0, 1, 2]);
+    let prompt = [AttnSeq { rows: 0..20, start: 0, blocks: &[0, 1] }];
+    kv.write(&prompt, &sequence.k[..20 * kv_row], &sequence.v[..20 * kv_row]).expect("fits");
+    kv.copy_block(1, 2).expect("both are there");
+    // The source goes another way meanwhile.
+    let other = vec![7.0; 5 * kv_row];
+    kv.write(&[AttnSeq { rows: 0..5, start: 20, blocks: &[0, 1] }], &other, &other).expect("fits");
+    let rest = [AttnSeq { rows: 0..5, start: 20, blocks: &[0, 2] }];
+    kv.write(&rest, &sequence.k[20 * kv_row..], &sequence.v[20 * kv_row..]).expect("fits");
+    for pool in pools() {
+        let mut out = vec![0.0; 5 * row];
+        attention(&pool, &kv, &rest, &sequence.q[20 * row..], &sequence.kv_head_of(), sequence.scale(), &mut out)
+            .expect("fits");
+        assert_eq!(bits(&out), expected[20 * row..], "{pool:?}");
+    }
+    assert_eq!(kv.copy_block(0, 3), Err(KernelError::CopyBlock { block: 3, blocks: 3 }));
+    assert_eq!(kv.copy_block(9, 0), Err(KernelError::CopyBlock { block: 9, blocks: 3 }));
+}
+
+#[test]
 fn a_rank_without_heads_has_nothing_to_do() {
     let mut kv = KvLayer::new(2, 0, 32);
     let seqs = [AttnSeq { rows: 0..20, start: 0, blocks: &[1, 0] }];
     kv.write(&seqs, &[], &[]).expect("nothing to write");
     attention(&Pool::inline(), &kv, &seqs, &[], &[], 1.0, &mut []).expect("nothing to compute");
+    kv.copy_block(0, 1).expect("nothing to copy");
     assert_eq!(KvLayer::bytes_for(2, 0, 32), 0);
 }
 

@@ -71,6 +71,20 @@ pub enum StepError {
         /// The blocks it was given, at most the first 8.
         found: Vec<u32>,
     },
+    /// Copies of KV blocks that do not fit the cache, or whose outcome would hang on their order.
+    #[error(
+        "step {step}: copy of KV block {from} to {to}: expected two numbers below {blocks}, and no other copy to either"
+    )]
+    Copy {
+        /// The step.
+        step: u64,
+        /// The source.
+        from: u32,
+        /// The target.
+        to: u32,
+        /// Blocks that there are.
+        blocks: usize,
+    },
     /// The group is not the one that the shard was loaded for.
     #[error("step {step}: expected rank {expected_rank} of {expected_world}, found rank {rank} of {world}")]
     WrongGroup {

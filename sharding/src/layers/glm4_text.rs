@@ -3,12 +3,13 @@
 //! Not here: which sequences run and where their KV blocks lie (the step plan says), sampling. Invariant: a row's result
 //! depends on its own sequence alone, not on the batch, the chunking of its prompt, the threads or the world size.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Mutex;
 
 use candle_core::Tensor;
 use kernels::{BLOCK_TOKENS, KvLayer, Pool};
-use protocol::step::StepPlan;
+use protocol::step::{BlockCopy, StepPlan};
 use protocol::{AtomSpace, Dtype, Plan, Rank, ReductionTree};
 
 use super::step::{WantedRows, attn_seqs, positions};
@@ -128,6 +129,10 @@ impl Glm4Text {
         if tokens.is_empty() {
             return Ok(self.leads().then(Logits::default));
         }
+        let copies: Vec<(u32, u32)> = plan.copies.iter().map(|c| (c.from, c.to)).collect();
+        if !copies.is_empty() {
+            self.kv.iter().try_for_each(|kv| kernels::ops::copy_blocks(kv, &copies))?;
+        }
         let (cos, sin) = self.rope.angles(&positions(plan))?;
         let seqs = attn_seqs(plan);
         let mut x = self.embedding.forward(group, &tokens)?;
@@ -167,6 +172,15 @@ impl Glm4Text {
                 rank,
                 world,
             });
+        }
+        let targets: HashSet<u32> = plan.copies.iter().map(|c| c.to).collect();
+        let fits = |c: &BlockCopy| {
+            c.from.max(c.to) < u32::try_from(self.blocks).unwrap_or(u32::MAX) && !targets.contains(&c.from)
+        };
+        let twice = plan.copies.len() > targets.len();
+        if let Some(copy) = plan.copies.iter().find(|c| twice || !fits(c)) {
+            let (step, BlockCopy { from, to }, blocks) = (plan.step, *copy, self.blocks);
+            return Err(StepError::Copy { step, from, to, blocks });
         }
         for seq in &plan.seqs {
             if let Some(token) = seq.tokens.iter().find(|t| **t >= self.vocab_size) {
