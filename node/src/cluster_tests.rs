@@ -291,6 +291,7 @@ impl Stream {
         let mut ids = Vec::new();
         while ids.len() < n {
             match self.next().await.expect("an event") {
+                GenerateEvent::Started { .. } => {}
                 GenerateEvent::Tokens { tokens, .. } => ids.extend(tokens.iter().map(|t| t.id)),
                 end => return (ids, Some(end)),
             }

@@ -39,7 +39,13 @@ pub struct EngineLimits {
     waiting_max: u32,
     context_tokens: u32,
     kv_blocks: u32,
+    prompt_rows: u32,
+    waiting_tokens_max: u64,
 }
+
+/// How much may wait, as multiples of what the KV cache holds: beyond it, a newcomer would wait for the whole cache to
+/// turn over as many times.
+const WAITING_CACHES_MAX: u64 = 4;
 
 impl EngineLimits {
     /// Limits from a deployment's figures. What cannot hold together is narrowed: the context to the KV cache, and the
@@ -66,7 +72,27 @@ impl EngineLimits {
             return Err(LimitsError::NoContext { context_tokens, kv_tokens });
         }
         let max_seqs = u16::try_from(step_tokens).unwrap_or(u16::MAX).min(max_seqs);
-        Ok(Self { step_tokens, max_seqs, waiting_max, context_tokens: context, kv_blocks })
+        Ok(Self {
+            step_tokens,
+            max_seqs,
+            waiting_max,
+            context_tokens: context,
+            kv_blocks,
+            prompt_rows: step_tokens,
+            waiting_tokens_max: WAITING_CACHES_MAX * u64::from(kv_tokens),
+        })
+    }
+
+    /// At most `tokens` tokens, of prompts and expected answers, that waiting sequences may need.
+    #[must_use]
+    pub fn with_waiting_tokens(self, tokens: u64) -> Self {
+        Self { waiting_tokens_max: tokens, ..self }
+    }
+
+    /// At most `rows` rows of prompts' own logits in one step, besides one for each sequence; at least one.
+    #[must_use]
+    pub fn with_prompt_rows(self, rows: u32) -> Self {
+        Self { prompt_rows: rows.max(1), ..self }
     }
 
     /// Most tokens in one step.
@@ -85,6 +111,18 @@ impl EngineLimits {
     #[must_use]
     pub fn waiting_max(&self) -> u32 {
         self.waiting_max
+    }
+
+    /// Most tokens, of prompts and expected answers, that waiting sequences may need.
+    #[must_use]
+    pub fn waiting_tokens_max(&self) -> u64 {
+        self.waiting_tokens_max
+    }
+
+    /// Most rows of prompts' own logits in one step.
+    #[must_use]
+    pub fn prompt_rows(&self) -> u32 {
+        self.prompt_rows
     }
 
     /// Longest context, prompt and answer, tokens.

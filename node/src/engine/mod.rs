@@ -4,15 +4,23 @@
 //! and lost clients reach it as [`Scheduler::cancel`].
 
 mod block_pool;
+mod block_table;
 mod budget;
 mod limits;
+mod order;
+mod prefix_key;
+mod request;
 mod scheduler;
 mod sequence;
+mod step;
 
-pub use block_pool::{BlockPool, BlockTable, OutOfBlocks};
+pub use block_pool::{BlockPool, OutOfBlocks};
+pub use block_table::BlockTable;
 pub use limits::{EngineLimits, LimitsError};
-pub use scheduler::{Admission, AdmitError, Progress, Scheduler};
-pub use sequence::NewSequence;
+pub use prefix_key::PrefixKey;
+pub use request::{Admission, AdmitError, NewRequest, Progress};
+pub use scheduler::{Counts, Scheduler};
+pub use step::{Draft, PromptRows, Sample, Started, Step};
 
 #[cfg(test)]
 mod properties;

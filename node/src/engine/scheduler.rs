@@ -1,12 +1,17 @@
 //! Continuous batching over paged KV blocks: each step takes one token of every decoding sequence and fills up with
-//! chunks of prompts; when blocks run out, the youngest sequence gives its own back and is computed again later.
+//! chunks of prompts; when blocks run out, the last in line gives its own back and is computed again later.
 //!
-//! Not here: clocks and logits. The order of arrival is the only priority.
-//! Invariants: running sequences, then waiting ones, are in order of arrival; every sequence is in exactly one of the
-//! two; a running sequence owns blocks for all its tokens whenever a step is planned; with any sequence present, a
-//! step is planned.
+//! ```text
+//!  add ─▶ waiting ── admit: cached blocks, new blocks ─▶ running ── ended, cancelled ─▶ gone
+//!             ▲                                            │  ▲
+//!             └──────── preempt: blocks given back ────────┘  └─ fork: choices of a prompt that is computed
+//! ```
+//! Not here: clocks and logits.
+//! Invariants: every choice is in exactly one sequence, and every sequence waits or runs; a waiting one holds no block,
+//! so the first in line can always have them all; a running one holds blocks for all its tokens whenever a step is
+//! planned; with any sequence present, a step is planned.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap};
 
 use protocol::SeqId;
 use protocol::generate::FinishReason;
@@ -15,163 +20,279 @@ use protocol::step::StepPlan;
 use super::block_pool::BlockPool;
 use super::budget::share_out;
 use super::limits::EngineLimits;
-use super::sequence::{NewSequence, Sequence};
+use super::order::Order;
+use super::prefix_key::{PrefixChain, PrefixKey};
+use super::request::{Admission, AdmitError, NewRequest, Progress};
+use super::sequence::Sequence;
+use super::step::{Draft, PromptRows, Sample, Step};
 
-/// What became of a sequence that was handed in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
-    /// It waits for its turn.
-    Queued(SeqId),
-    /// The output that it resumes from was already complete.
-    Finished(FinishReason),
-}
+/// Tokens that an answer is taken to have, where more are allowed, to tell how much work waits.
+const ANSWER_TOKENS_EXPECTED: usize = 256;
 
-/// Why a sequence was not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum AdmitError {
-    /// Try elsewhere or later.
-    #[error("{waiting} sequences wait already, at most {max}")]
-    QueueFull {
-        /// How many wait.
-        waiting: usize,
-        /// The bound.
-        max: u32,
-    },
-    /// It can never run here.
-    #[error("{tokens} tokens and one to produce exceed the context of {context_tokens} tokens")]
-    TooLong {
-        /// Prompt and resumed output.
-        tokens: usize,
-        /// Longest context, tokens.
-        context_tokens: u32,
-    },
-    /// There is nothing to run.
-    #[error("an empty prompt")]
-    Empty,
-}
-
-/// A sequence that got a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Which.
-    pub seq: SeqId,
-    /// Why it ended with that token, where it did; it is gone from the scheduler then.
-    pub finished: Option<FinishReason>,
+/// What a scheduler counts from its start on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Steps planned.
+    pub steps: u64,
+    /// How often a sequence had to give its blocks back.
+    pub preemptions: u64,
+    /// Tokens that were looked up in the prefix cache.
+    pub prefix_queries: u64,
+    /// Those of them that were found.
+    pub prefix_hits: u64,
+    /// Cached blocks that gave way to others.
+    pub evictions: u64,
 }
 
 /// The scheduler of one replica.
 #[derive(Debug)]
 pub struct Scheduler {
     limits: EngineLimits,
+    model_digest: String,
     pool: BlockPool,
-    running: Vec<Sequence>,
-    waiting: VecDeque<Sequence>,
+    running: BTreeMap<Order, Sequence>,
+    waiting: BTreeMap<Order, Sequence>,
+    arrivals: u64,
     next_seq: u64,
-    steps: u64,
-    preemptions: u64,
+    counts: Counts,
 }
 
 impl Scheduler {
-    /// An empty scheduler.
+    /// An empty scheduler for the model version of this digest.
     #[must_use]
-    pub fn new(limits: EngineLimits) -> Self {
-        let pool = BlockPool::new(limits.kv_blocks());
-        Self { limits, pool, running: Vec::new(), waiting: VecDeque::new(), next_seq: 1, steps: 0, preemptions: 0 }
+    pub fn new(limits: EngineLimits, model_digest: &str) -> Self {
+        Self {
+            limits,
+            model_digest: model_digest.to_owned(),
+            pool: BlockPool::new(limits.kv_blocks()),
+            running: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            arrivals: 0,
+            next_seq: 1,
+            counts: Counts::default(),
+        }
     }
 
-    /// Queues a sequence.
+    /// Queues a request's choices; what became of each, in their order. Legal while a step is in flight.
     ///
     /// # Errors
     /// [`AdmitError`]; nothing was taken.
-    pub fn add(&mut self, new: NewSequence) -> Result<Admission, AdmitError> {
-        if new.prompt.is_empty() {
-            return Err(AdmitError::Empty);
+    pub fn add(&mut self, request: &NewRequest) -> Result<Vec<Admission>, AdmitError> {
+        let ended: Vec<_> = request.choices.iter().map(|output| request.ended(output)).collect();
+        if ended.contains(&None) {
+            self.check(request)?;
         }
-        if let Some(reason) = new.ended() {
-            return Ok(Admission::Finished(reason));
-        }
-        let context_tokens = self.limits.context_tokens();
-        if new.len() + 1 > context_tokens as usize {
-            return Err(AdmitError::TooLong { tokens: new.len(), context_tokens });
-        }
-        let max = self.limits.waiting_max();
-        if self.waiting.len() >= max as usize {
-            return Err(AdmitError::QueueFull { waiting: self.waiting.len(), max });
-        }
-        let id = SeqId(self.next_seq);
-        self.next_seq += 1;
-        self.waiting.push_back(Sequence::new(id, new, self.pool.table()));
-        Ok(Admission::Queued(id))
-    }
-
-    /// Forgets a sequence and frees its blocks; whether it was there. Legal while a step is in flight.
-    pub fn cancel(&mut self, seq: SeqId) -> bool {
-        let before = self.running.len() + self.waiting.len();
-        self.running.retain(|s| s.id != seq);
-        self.waiting.retain(|s| s.id != seq);
-        before != self.running.len() + self.waiting.len()
-    }
-
-    /// The next step, or `None` when there is no sequence. [`Self::complete`] it before planning another.
-    pub fn schedule(&mut self) -> Option<StepPlan> {
-        self.reserve_running();
-        self.admit_waiting();
-        if self.running.is_empty() {
-            return None;
-        }
-        let pending: Vec<usize> = self.running.iter().map(Sequence::pending).collect();
-        let shares = share_out(&pending, self.limits.step_tokens() as usize);
-        let entering = self.running.iter_mut().zip(shares).filter(|(_, share)| *share > 0);
-        let seqs = entering.map(|(seq, share)| seq.enter_step(share)).collect();
-        self.steps += 1;
-        Some(StepPlan { step: self.steps, copies: Vec::new(), seqs })
-    }
-
-    /// Blocks for the running sequences' new tokens, oldest first; the youngest pays where none are left.
-    fn reserve_running(&mut self) {
-        let mut i = 0;
-        while i < self.running.len() {
-            if self.running[i].reserve() {
-                i += 1;
+        self.arrivals += 1;
+        let chain = PrefixChain::new(PrefixKey::root(&self.model_digest, &request.cache_salt));
+        let mut admissions = Vec::with_capacity(ended.len());
+        let mut sequences: Vec<Sequence> = Vec::new();
+        for (output, ended) in request.choices.iter().zip(ended) {
+            let seq = SeqId(self.next_seq);
+            self.next_seq += 1;
+            admissions.push(ended.map_or(Admission::Queued(seq), Admission::Finished));
+            if ended.is_some() {
                 continue;
             }
-            // May be sequence i itself. Never the last one alone: a whole context fits the pool (`EngineLimits`).
-            let mut youngest = self.running.pop().expect("i is below its length");
-            youngest.preempt();
-            self.waiting.push_front(youngest);
-            self.preemptions += 1;
+            // Fresh choices are one sequence until their prompt is computed.
+            if let Some(fresh) = sequences.iter_mut().find(|s| output.is_empty() && s.is_fresh()) {
+                fresh.add_choice(seq);
+                continue;
+            }
+            let order = Order::new(self.arrivals, request.priority, seq);
+            let empty = (self.pool.table(), chain.clone());
+            sequences.push(Sequence::new(request, output, order, empty, self.limits.context_tokens()));
+        }
+        if let Some(first) = sequences.first_mut().filter(|_| request.prompt_logits) {
+            first.want_prompt_rows();
+        }
+        let (waiting, more) = (demand(self.waiting.values()), demand(&sequences));
+        let max = self.limits.waiting_tokens_max();
+        // Whoever finds nobody waiting is taken, however much it brings.
+        if more > 0 && waiting > 0 && waiting + more > max {
+            return Err(AdmitError::QueueTokens { waiting, more, max });
+        }
+        self.waiting.extend(sequences.into_iter().map(|s| (s.order(), s)));
+        Ok(admissions)
+    }
+
+    fn check(&self, request: &NewRequest) -> Result<(), AdmitError> {
+        if request.prompt.is_empty() {
+            return Err(AdmitError::Empty);
+        }
+        let (tokens, context_tokens) = (request.len(), self.limits.context_tokens());
+        if tokens + 1 > context_tokens as usize {
+            return Err(AdmitError::TooLong { tokens, context_tokens });
+        }
+        let (waiting, max) = (self.waiting.len(), self.limits.waiting_max());
+        if waiting >= max as usize {
+            return Err(AdmitError::QueueFull { waiting, max });
+        }
+        Ok(())
+    }
+
+    /// Forgets a choice and frees its blocks; whether it was there. Legal while a step is in flight.
+    pub fn cancel(&mut self, seq: SeqId) -> bool {
+        for line in [&mut self.running, &mut self.waiting] {
+            if let Some(order) = line.iter_mut().find_map(|(order, s)| s.forget(seq).then_some(*order)) {
+                if line[&order].is_abandoned() {
+                    line.remove(&order);
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The next step, or `None` when there is no sequence. [`Self::complete`] it before another. A `draft` of it stands,
+    /// but for those who are gone, unless somebody has come who has no part in it.
+    pub fn schedule(&mut self, mut draft: Draft) -> Option<Step> {
+        draft.entries.retain(|e| self.running.contains_key(&e.order));
+        self.reserve_running(&mut draft);
+        self.admit_waiting();
+        if self.running.values().any(Sequence::lacks_part) {
+            self.discard(draft);
+            draft = self.share_step();
+        }
+        self.pool.release_copy_sources();
+        self.launch(draft)
+    }
+
+    /// A draft of the next step while one is in flight. Nobody is preempted for it: those who end in the step in flight
+    /// may leave room enough.
+    pub fn schedule_ahead(&mut self) -> Draft {
+        if !self.running.values_mut().all(Sequence::reserve) {
+            return Draft::default();
+        }
+        self.admit_waiting();
+        self.share_step()
+    }
+
+    /// Blocks for the running sequences' new tokens, first in line first; the last in line pays where none are left.
+    fn reserve_running(&mut self, draft: &mut Draft) {
+        let line: Vec<Order> = self.running.keys().copied().collect();
+        for order in line {
+            // It may be the one that pays. Never the first one: a whole context fits the pool (`EngineLimits`).
+            while let Some(seq) = self.running.get_mut(&order)
+                && !seq.reserve()
+            {
+                let (last, mut payer) = self.running.pop_last().expect("somebody runs");
+                payer.preempt();
+                draft.entries.retain(|e| e.order != last);
+                self.waiting.insert(last, payer);
+                self.counts.preemptions += 1;
+            }
         }
     }
 
-    /// Starts waiting sequences in order of arrival while there is room. Beside others, a block for each of them must
-    /// stay free, or the newcomer would be preempted as soon as they grow.
+    /// Starts waiting sequences in line while there is room. Beside others, a block for each of them must stay free, or
+    /// the newcomer would be preempted as soon as they grow.
     fn admit_waiting(&mut self) {
-        while self.running.len() < usize::from(self.limits.max_seqs()) {
-            let Some(next) = self.waiting.front() else { break };
-            if next.blocks_wanted() + self.running.len() > self.pool.free() {
-                break;
-            }
-            let mut seq = self.waiting.pop_front().expect("there is a front");
-            assert!(seq.reserve(), "as many blocks are free as it wants");
-            self.running.push(seq);
+        while self.running.len() < usize::from(self.limits.max_seqs())
+            && let Some(mut next) = self.waiting.first_entry()
+            && let Some(found) = next.get_mut().admit(&self.pool, self.running.len())
+        {
+            self.counts.prefix_queries += found.queried as u64;
+            self.counts.prefix_hits += found.hit as u64;
+            let (order, seq) = next.remove_entry();
+            self.running.insert(order, seq);
         }
     }
 
-    /// Takes the result of the planned step: the token sampled for each of its sequences that wanted logits. Tokens of
-    /// sequences that were cancelled meanwhile are dropped.
-    pub fn complete(&mut self, sampled: &[(SeqId, u32)]) -> Vec<Progress> {
-        self.running.iter_mut().for_each(Sequence::leave_step);
-        let context_tokens = self.limits.context_tokens();
-        let mut progress = Vec::with_capacity(sampled.len());
-        for (seq, token) in sampled {
-            let Some(at) = self.running.iter().position(|s| s.id == *seq) else { continue };
-            let finished = self.running[at].push(*token, context_tokens);
-            if finished.is_some() {
-                self.running.remove(at);
+    /// Shares the tokens of a step out among the running sequences; logits of prompts to the first in line.
+    fn share_step(&mut self) -> Draft {
+        let mut rows = self.limits.prompt_rows() as usize;
+        let (mut entering, mut most) = (Vec::new(), Vec::new());
+        for seq in self.running.values_mut() {
+            let mut part = seq.part_max();
+            if seq.wants_all_rows() {
+                part = part.min(rows);
+                rows -= part;
             }
-            progress.push(Progress { seq: *seq, finished });
+            if part > 0 {
+                entering.push(seq);
+                most.push(part);
+            }
+        }
+        let shares = share_out(&most, self.limits.step_tokens() as usize);
+        let shared = entering.into_iter().zip(shares).filter(|(_, share)| *share > 0);
+        Draft { entries: shared.map(|(seq, share)| seq.enter(share)).collect() }
+    }
+
+    fn discard(&mut self, draft: Draft) {
+        for entry in draft.entries {
+            self.running.get_mut(&entry.order).expect("the gone have left the draft").retract(entry);
+        }
+    }
+
+    /// Makes a draft the step in flight.
+    fn launch(&mut self, draft: Draft) -> Option<Step> {
+        if draft.is_empty() {
+            return None;
+        }
+        self.counts.steps += 1;
+        let plan =
+            StepPlan { step: self.counts.steps, copies: Vec::new(), seqs: Vec::with_capacity(draft.entries.len()) };
+        let mut step = Step { plan, samples: Vec::new(), prompts: Vec::new(), started: Vec::new() };
+        let mut rows = 0;
+        for mut entry in draft.entries {
+            let seq = self.running.get_mut(&entry.order).expect("the gone have left the draft");
+            step.started.extend(seq.launch(&mut entry.part));
+            step.plan.copies.extend(entry.copy);
+            let first_row = rows;
+            rows += entry.part.logits.rows(entry.part.tokens.len());
+            if let Some(wanted_from) = entry.prompt_rows_from {
+                let start = entry.part.start as usize;
+                let from = wanted_from.max(start);
+                let rows = first_row + from - start..rows - usize::from(seq.has_prompt());
+                step.prompts.push(PromptRows { seq: seq.speaker(), rows, from });
+            }
+            let place = step.plan.seqs.len();
+            step.samples.extend(seq.sampling().iter().map(|seq| Sample { entry: place, row: rows - 1, seq: *seq }));
+            step.plan.seqs.push(entry.part);
+        }
+        Some(step)
+    }
+
+    /// Takes the result of the step in flight: the token sampled for each of its choices that sample. A choice without
+    /// one is forgotten; tokens of choices that are gone are dropped.
+    pub fn complete(&mut self, sampled: &[(SeqId, u32)]) -> Vec<Progress> {
+        let tokens: HashMap<SeqId, u32> = sampled.iter().copied().collect();
+        let mut progress = Vec::with_capacity(sampled.len());
+        let mut forked = Vec::new();
+        self.running.retain(|_, seq| {
+            if !seq.land() {
+                let done = seq.is_done();
+                if done {
+                    progress.extend(seq.finished(FinishReason::Length));
+                }
+                return !done;
+            }
+            forked.extend(seq.fork());
+            push(seq, &tokens, &mut progress)
+        });
+        for mut seq in forked {
+            if push(&mut seq, &tokens, &mut progress) {
+                self.settle(seq);
+            }
         }
         progress
+    }
+
+    /// A sequence that has just forked runs on if there is room, else it waits like one that was preempted.
+    fn settle(&mut self, mut seq: Sequence) {
+        let running = self.running.len();
+        if running < usize::from(self.limits.max_seqs()) && running < self.pool.available() {
+            self.running.insert(seq.order(), seq);
+        } else {
+            seq.preempt();
+            self.waiting.insert(seq.order(), seq);
+        }
+    }
+
+    /// Tokens that all present sequences will need computed, answers of usual length supposed.
+    #[must_use]
+    pub fn tokens_ahead(&self) -> u64 {
+        demand(self.running.values().chain(self.waiting.values()))
     }
 
     /// Whether there is no sequence at all.
@@ -192,16 +313,10 @@ impl Scheduler {
         self.waiting.len()
     }
 
-    /// Steps planned.
+    /// What has happened so far.
     #[must_use]
-    pub fn steps(&self) -> u64 {
-        self.steps
-    }
-
-    /// How often a sequence had to give its blocks back.
-    #[must_use]
-    pub fn preemptions(&self) -> u64 {
-        self.preemptions
+    pub fn counts(&self) -> Counts {
+        Counts { evictions: self.pool.evictions(), ..self.counts }
     }
 
     /// The blocks, for their counts.
@@ -215,4 +330,16 @@ impl Scheduler {
     pub fn limits(&self) -> &EngineLimits {
         &self.limits
     }
+}
+
+fn demand<'a>(sequences: impl IntoIterator<Item = &'a Sequence>) -> u64 {
+    sequences.into_iter().map(|s| s.demand(ANSWER_TOKENS_EXPECTED)).sum()
+}
+
+/// Gives a sequence its token; whether it goes on.
+fn push(seq: &mut Sequence, tokens: &HashMap<SeqId, u32>, progress: &mut Vec<Progress>) -> bool {
+    let Some(token) = tokens.get(&seq.speaker()) else { return false };
+    let pushed = seq.push(*token);
+    progress.push(pushed);
+    pushed.finished.is_none()
 }

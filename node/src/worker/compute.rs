@@ -31,7 +31,7 @@ use super::leader::{Inbox, Leader};
 use super::patience::step_timeout;
 use super::reporter::Reporter;
 use super::submission::Submission;
-use crate::engine::EngineLimits;
+use crate::engine::{EngineLimits, Scheduler};
 
 /// How long forming a group may take: every rank has its shard already, so this is connecting only.
 const FORM_DEADLINE: Duration = Duration::from_secs(20);
@@ -137,8 +137,8 @@ impl ComputeRank {
             reporter.phase(WorkerPhase::Serving);
             return Ok(follow(&mut group, &mut model, &gauge)?);
         }
-        let limits = engine_limits(&spec)?;
-        let leader = Leader::new(group, model, limits, Inbox { orders, submissions }, gauge);
+        let scheduler = Scheduler::new(engine_limits(&spec)?, &spec.deployment.model.digest);
+        let leader = Leader::new(group, model, scheduler, Inbox { orders, submissions }, gauge);
         reporter.phase(WorkerPhase::Serving);
         Ok(leader.run()?)
     }

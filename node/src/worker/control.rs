@@ -165,7 +165,7 @@ impl Control {
         if let Some(front) = self.front {
             front.close(FLUSH_DEADLINE);
         }
-        tracing::info!(steps = self.gauge.load().steps, preemptions = self.gauge.preemptions(), "worker ends");
+        tracing::info!(steps = self.gauge.load().steps, preemptions = self.gauge.stats().preemptions, "worker ends");
         outcome
     }
 
@@ -237,7 +237,8 @@ impl Control {
 
     fn tick(&mut self, now: Instant) -> Option<Result<(), WorkerError>> {
         if now >= self.alive_at {
-            self.reporter.alive(self.gauge.load());
+            let stats = self.front.is_some().then(|| self.gauge.stats());
+            self.reporter.alive(self.gauge.load(), stats);
             self.alive_at = now + ALIVE_INTERVAL;
         }
         match self.life {

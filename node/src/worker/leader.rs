@@ -1,21 +1,21 @@
 //! Rank 0's step loop: take requests in, plan a step, tell the others, compute, sample, hand tokens out, again.
 //!
 //! ```text
-//!  submissions ─▶ ┌ inbox ─ forget cancelled ─ schedule ─┬─ plan ─▶ ranks ─ compute ─ sample ─ complete ┐ ─▶ replies
-//!                 └──────────────────────────────────────┴─ nothing to do: sleep until a command ──────┘
+//!  submissions ─▶ ┌ inbox ─ forget abandoned ─ schedule ─┬─ plan ─▶ ranks ─ compute ─ sample ─ complete ┐ ─▶ replies
+//!                 └──────────────────────────────────────┴─ nothing to do: sleep until a command ───────┘
 //! ```
-//! Not here: sockets, clocks. Deadlines and lost clients show as a dropped reply channel; a lost rank as an error of
-//! the group.
-//! Invariants: a sequence whose receiver is gone is not in the next step and its blocks are free; every submission
-//! gets exactly one reply that ends it, unless its receiver is gone.
+//! Not here: sockets, deadlines (they and lost clients show as a dropped reply channel; a lost rank as an error of the
+//! group), decisions (the engine). What the engine has no clock for is measured here.
+//! Invariants: a choice that nobody wants is not in the next step and its blocks are free; every submission gets exactly
+//! one reply that ends it, unless its receiver is gone.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use protocol::SeqId;
 use protocol::frame::{Refusal, RefusalCode};
-use protocol::generate::{Choice, GenerateRequest, TokenOutput};
+use protocol::generate::{GenerateRequest, TokenOutput};
 use protocol::step::{LogitsWanted, StepPlan};
-use protocol::{RequestId, SeqId};
 use sharding::layers::Logits;
 use tokio::sync::mpsc;
 
@@ -24,8 +24,11 @@ use super::fault::StepFault;
 use super::gauge::Gauge;
 use super::group::{LeadingGroup, Ranks};
 use super::model::StepModel;
+use super::pace::Pace;
+use super::planner::Planner;
+use super::requests::{Request, Requests};
 use super::submission::{Reply, SUBMISSIONS_MAX, Submission};
-use crate::engine::{Admission, AdmitError, EngineLimits, NewSequence, Scheduler};
+use crate::engine::{Admission, AdmitError, Draft, NewRequest, Progress, Sample, Scheduler, Started, Step};
 use crate::sampler::{Sampler, Scratch};
 
 /// Where the step loop's commands come from.
@@ -60,44 +63,48 @@ impl Inbox {
             Ok(Order::Drain) | Err(mpsc::error::TryRecvError::Disconnected) => return Some(Command::Drain),
             Ok(Order::Connect(_) | Order::Serve) | Err(mpsc::error::TryRecvError::Empty) => {}
         }
-        self.submissions.try_recv().ok().map(|s| Command::Submit(Box::new(s)))
+        self.submissions.try_recv().ok().map(|submission| Command::Submit(Box::new(submission)))
     }
 }
 
-/// A request that is in the scheduler.
-struct Active {
-    request_id: RequestId,
-    sampler: Sampler,
-    replies: mpsc::Sender<Reply>,
-}
-
-impl Active {
-    /// Never full: the channel has room for all replies (`Submission::new`). Closed: the next pass forgets it.
-    fn reply(&self, reply: Reply) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.replies.try_send(reply) {
-            tracing::error!(request_id = %self.request_id, "a reply channel is full");
-        }
-    }
-}
+/// Steps that take longer than this are worth planning the next one meanwhile: see docs/design/0002-the-engine.md.
+const PLAN_AHEAD_MIN: Duration = Duration::from_millis(5);
 
 /// Rank 0's step loop.
 pub(super) struct Leader<G, M> {
     group: G,
     model: M,
-    scheduler: Scheduler,
+    planner: Planner,
     scratch: Scratch,
-    active: BTreeMap<SeqId, Active>,
+    requests: Requests,
     inbox: Inbox,
     gauge: Arc<Gauge>,
+    pace: Pace,
+    /// What is planned of the next step.
+    draft: Draft,
+    /// How long the last step took.
+    last_step: Duration,
     draining: bool,
 }
 
 impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
-    pub(super) fn new(group: G, model: M, limits: EngineLimits, inbox: Inbox, gauge: Arc<Gauge>) -> Self {
-        let scheduler = Scheduler::new(limits);
-        gauge.publish(&scheduler);
-        let (scratch, active) = (Scratch::default(), BTreeMap::new());
-        Self { group, model, scheduler, scratch, active, inbox, gauge, draining: false }
+    /// A loop around an empty `scheduler`.
+    pub(super) fn new(group: G, model: M, scheduler: Scheduler, inbox: Inbox, gauge: Arc<Gauge>) -> Self {
+        let mut leader = Self {
+            group,
+            model,
+            planner: Planner::new(scheduler),
+            scratch: Scratch::default(),
+            requests: Requests::default(),
+            inbox,
+            gauge,
+            pace: Pace::default(),
+            draft: Draft::default(),
+            last_step: Duration::ZERO,
+            draining: false,
+        };
+        leader.publish();
+        leader
     }
 
     /// Steps until drained. On a fault every request in it is told that it may be resumed elsewhere.
@@ -107,10 +114,7 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
     pub(super) fn run(mut self) -> Result<(), StepFault> {
         let outcome = self.serve();
         if let Err(fault) = &outcome {
-            let reason = fault.to_string();
-            for active in self.active.values() {
-                active.reply(Reply::Failed { reason: reason.clone(), retryable: true });
-            }
+            self.requests.fail_all(&fault.to_string());
         }
         outcome
     }
@@ -118,14 +122,17 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
     fn serve(&mut self) -> Result<(), StepFault> {
         loop {
             self.take_commands();
-            self.forget_cancelled();
-            if let Some(mut plan) = self.scheduler.schedule() {
-                self.narrow(&mut plan);
-                self.step(&plan)?;
-                self.gauge.publish(&self.scheduler);
+            for seq in self.requests.take_abandoned() {
+                self.planner.scheduler().cancel(seq);
+            }
+            let draft = std::mem::take(&mut self.draft);
+            if let Some(mut step) = self.planner.scheduler().schedule(draft) {
+                self.narrow(&mut step);
+                self.step(&step)?;
+                self.publish();
                 continue;
             }
-            self.gauge.publish(&self.scheduler);
+            self.publish();
             if self.draining {
                 return self.end_group();
             }
@@ -136,10 +143,13 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
 
     /// Tells the other ranks that no step follows.
     fn end_group(&mut self) -> Result<(), StepFault> {
-        let step = self.scheduler.steps() + 1;
-        self.group
-            .send_plan(&StepPlan { step, copies: Vec::new(), seqs: Vec::new() })
-            .map_err(|source| StepFault::Plan { step, source })
+        let step = self.planner.scheduler().counts().steps + 1;
+        let plan = StepPlan { step, copies: Vec::new(), seqs: Vec::new() };
+        self.group.send_plan(&plan).map_err(|source| StepFault::Plan { step, source })
+    }
+
+    fn publish(&mut self) {
+        self.gauge.publish(self.planner.scheduler(), self.requests.stats());
     }
 
     fn take_commands(&mut self) {
@@ -159,100 +169,119 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
     }
 
     fn admit(&mut self, submission: Submission) {
-        let Submission { request, replies } = submission;
-        let GenerateRequest { request_id, prompt_ids, mut choices, sampling, .. } = request;
-        let Choice { index, resume } = choices.swap_remove(0);
-        let sampler = Sampler::new(sampling.clone(), index, &prompt_ids, &resume);
-        let active = Active { request_id, sampler, replies };
-        if self.draining {
-            let detail = "the replica is draining".to_owned();
-            return active.reply(Reply::Refused(Refusal { code: RefusalCode::Draining, detail }));
-        }
-        let admission = self.scheduler.add(NewSequence {
+        let Submission { request, replies, ended } = submission;
+        let GenerateRequest { request_id, prompt_ids, choices, sampling, priority, cache_salt, .. } = request;
+        let new = NewRequest {
             prompt: prompt_ids,
-            resume,
+            choices: choices.iter().map(|c| c.resume.clone()).collect(),
             max_tokens: sampling.max_tokens,
             min_tokens: sampling.min_tokens,
-            stop_ids: sampling.stop_token_ids,
-        });
-        match admission {
-            Ok(Admission::Queued(seq)) => {
-                tracing::debug!(%request_id, seq = seq.0, "request queued");
-                self.active.insert(seq, active);
+            stop_ids: sampling.stop_token_ids.clone(),
+            priority,
+            cache_salt,
+            prompt_logits: sampling.prompt_logprobs.is_some(),
+        };
+        let request = Request::new(request_id, (replies, ended), new.prompt.len(), Instant::now());
+        if self.draining {
+            let detail = "the replica is draining".to_owned();
+            return request.reply(Reply::Refused(Refusal { code: RefusalCode::Draining, detail }));
+        }
+        let admissions = match self.planner.scheduler().add(&new) {
+            Ok(admissions) => admissions,
+            Err(e) => {
+                let refusal = Refusal { code: self.refusal_code(e), detail: e.to_string() };
+                return request.reply(Reply::Refused(refusal));
             }
-            Ok(Admission::Finished(reason)) => active.reply(Reply::Finished(reason)),
-            Err(e) => active.reply(Reply::Refused(Refusal { code: refusal_code(e), detail: e.to_string() })),
+        };
+        let mut queued = Vec::with_capacity(choices.len());
+        for (choice, admission) in choices.into_iter().zip(admissions) {
+            match admission {
+                Admission::Finished(reason) => request.reply(Reply::Finished { choice: choice.index, reason }),
+                Admission::Queued(seq) => {
+                    tracing::debug!(%request_id, choice = choice.index, seq = seq.0, "choice queued");
+                    let sampler = Sampler::new(sampling.clone(), choice.index, &new.prompt, &choice.resume);
+                    queued.push((seq, choice.index, sampler));
+                }
+            }
+        }
+        self.requests.insert(request, queued);
+    }
+
+    fn refusal_code(&mut self, e: AdmitError) -> RefusalCode {
+        match e {
+            AdmitError::QueueFull { .. } | AdmitError::QueueTokens { .. } => {
+                let tokens = self.planner.scheduler().tokens_ahead();
+                RefusalCode::Overloaded { retry_after_ms: self.pace.ms_for(tokens) }
+            }
+            AdmitError::TooLong { .. } | AdmitError::Empty => RefusalCode::BadRequest,
         }
     }
 
-    fn forget_cancelled(&mut self) {
-        let scheduler = &mut self.scheduler;
-        self.active.retain(|seq, active| {
-            let cancelled = active.replies.is_closed();
-            if cancelled {
-                scheduler.cancel(*seq);
-                tracing::debug!(request_id = %active.request_id, seq = seq.0, "request cancelled");
-            }
-            !cancelled
-        });
-    }
-
-    /// Has no more of a row sent than its sampler needs.
-    fn narrow(&self, plan: &mut StepPlan) {
-        for seq in plan.seqs.iter_mut().filter(|s| s.logits == LogitsWanted::Last) {
-            if let Some(active) = self.active.get(&seq.seq) {
-                seq.logits = active.sampler.wanted();
-            }
+    /// Has no more of a row sent than those who sample from it need.
+    fn narrow(&mut self, step: &mut Step) {
+        let mut last = None;
+        for Sample { entry, seq, .. } in &step.samples {
+            let logits = &mut step.plan.seqs[*entry].logits;
+            let Some(sampler) = self.requests.sampler(*seq).filter(|_| *logits != LogitsWanted::All) else { continue };
+            // Choices of one prompt share their first row: it must do for each.
+            let shared = last.replace(*entry) == Some(*entry);
+            *logits = match (sampler.wanted(), *logits) {
+                (LogitsWanted::Best { k }, LogitsWanted::Best { k: other }) if shared => {
+                    LogitsWanted::Best { k: k.max(other) }
+                }
+                (_, LogitsWanted::Last) if shared => LogitsWanted::Last,
+                (wanted, _) => wanted,
+            };
         }
     }
 
-    fn step(&mut self, plan: &StepPlan) -> Result<(), StepFault> {
-        let step = plan.step;
-        self.group.send_plan(plan).map_err(|source| StepFault::Plan { step, source })?;
-        let logits = self.model.step(&mut Ranks(&mut self.group), plan);
-        let logits = logits.map_err(|source| StepFault::Model { step, source })?;
-        let sampled = self.sample(plan, logits.as_ref())?;
-        for progress in self.scheduler.complete(&sampled) {
-            if let Some(reason) = progress.finished
-                && let Some(active) = self.active.remove(&progress.seq)
-            {
-                active.reply(Reply::Finished(reason));
+    fn step(&mut self, step: &Step) -> Result<(), StepFault> {
+        let (number, began) = (step.plan.step, Instant::now());
+        for Started { seq, cached_tokens } in &step.started {
+            self.requests.start(*seq, *cached_tokens, began);
+        }
+        self.group.send_plan(&step.plan).map_err(|source| StepFault::Plan { step: number, source })?;
+        let (model, group) = (&mut self.model, &mut self.group);
+        let compute = || model.step(&mut Ranks(group), &step.plan);
+        let (logits, draft) = self.planner.during(self.last_step >= PLAN_AHEAD_MIN, compute);
+        let logits = logits.map_err(|source| StepFault::Model { step: number, source })?;
+        let sampled = self.sample(step, logits.as_ref())?;
+        let now = Instant::now();
+        for Progress { seq, finished } in self.planner.scheduler().complete(&sampled) {
+            if let Some(reason) = finished {
+                self.requests.finish(seq, reason, now);
             }
         }
+        self.draft = draft;
+        self.last_step = now - began;
+        self.pace.record(step.plan.num_tokens(), self.last_step);
         Ok(())
     }
 
-    /// Chooses a token for each sequence that wanted logits, and sends it off.
-    fn sample(&mut self, plan: &StepPlan, logits: Option<&Logits>) -> Result<Vec<(SeqId, u32)>, StepFault> {
-        let wanting: Vec<SeqId> = plan.seqs.iter().filter(|s| s.logits != LogitsWanted::None).map(|s| s.seq).collect();
+    /// Chooses a token for each choice that samples, and sends it off.
+    fn sample(&mut self, step: &Step, logits: Option<&Logits>) -> Result<Vec<(SeqId, u32)>, StepFault> {
+        let wanted = step.num_rows();
         let rows = logits.map_or(&[][..], |l| l.rows.as_slice());
-        if rows.len() != wanting.len() {
-            return Err(StepFault::Logits { step: plan.step, wanted: wanting.len(), found: rows.len() });
+        if rows.len() != wanted {
+            return Err(StepFault::Logits { step: step.plan.step, wanted, found: rows.len() });
         }
-        let mut sampled = Vec::with_capacity(wanting.len());
-        for (seq, row) in wanting.into_iter().zip(rows) {
-            let Some(active) = self.active.get_mut(&seq) else { continue };
-            match active.sampler.choose(row, &mut self.scratch) {
+        let mut sampled = Vec::with_capacity(step.samples.len());
+        for Sample { row, seq, .. } in &step.samples {
+            let Some(sampler) = self.requests.sampler(*seq) else { continue };
+            match sampler.choose(&rows[*row], &mut self.scratch) {
                 Ok(choice) => {
-                    active.reply(Reply::Token(TokenOutput { id: choice.id, logprobs: choice.logprobs }));
-                    sampled.push((seq, choice.id));
+                    let token = TokenOutput { id: choice.id, logprobs: choice.logprobs };
+                    self.requests.token(*seq, token, Instant::now());
+                    sampled.push((*seq, choice.id));
                 }
                 Err(e) => {
-                    tracing::error!(request_id = %active.request_id, error = %e, "no token could be sampled");
-                    active.reply(Reply::Failed { reason: e.to_string(), retryable: false });
-                    self.active.remove(&seq);
-                    self.scheduler.cancel(seq);
+                    for seq in self.requests.fail(*seq, e.to_string()) {
+                        self.planner.scheduler().cancel(seq);
+                    }
                 }
             }
         }
         Ok(sampled)
-    }
-}
-
-fn refusal_code(e: AdmitError) -> RefusalCode {
-    match e {
-        AdmitError::QueueFull { .. } => RefusalCode::Overloaded { retry_after_ms: 0 },
-        AdmitError::TooLong { .. } | AdmitError::Empty => RefusalCode::BadRequest,
     }
 }
 

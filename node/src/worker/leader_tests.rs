@@ -1,9 +1,10 @@
 //! The step loop over a model that counts: what a request hears, whatever happens to it or to its neighbours.
 
-use protocol::generate::{FinishReason, SamplingParams};
+use protocol::generate::{Choice, FinishReason, SamplingParams};
 
 use super::super::rig::{COUNTING_VOCAB, Counting, Rig};
 use super::*;
+use crate::engine::EngineLimits;
 
 fn limits() -> EngineLimits {
     EngineLimits::new(32, 4, 4, 4096, 8192).expect("workable")
@@ -45,13 +46,71 @@ fn a_resumed_request_sends_the_rest_only() {
     rig.drain();
 }
 
+fn choices(of: &[(u16, &[u32])]) -> Vec<Choice> {
+    of.iter().map(|(index, resume)| Choice { index: *index, resume: resume.to_vec() }).collect()
+}
+
+#[test]
+fn every_choice_has_its_tokens_and_its_end_and_resumed_ones_go_on() {
+    let mut rig = two_ranks();
+    // More than may run together.
+    let fresh: Vec<_> = (0..9).map(|index| (index, &[][..])).collect();
+    let all = [&fresh[..], &[(12, &[6, 7]), (30, &[6])]].concat();
+    let request = GenerateRequest { choices: choices(&all), ..rig.request(&[4, 5], greedy(6)) };
+    let ended = rig.send(request).finish_all(all.len());
+    for (index, resume) in all {
+        let (tokens, reason) = &ended[&index];
+        let ids: Vec<u32> = tokens.iter().map(|t| t.id).collect();
+        assert_eq!((ids, *reason), ((6..12).skip(resume.len()).collect(), FinishReason::Length), "choice {index}");
+    }
+    assert_eq!(rig.settle(), 0);
+    rig.drain();
+}
+
+#[test]
+fn a_choice_that_is_ended_frees_its_blocks_and_the_others_go_on() {
+    let mut rig = two_ranks();
+    let request =
+        GenerateRequest { choices: choices(&[(0, &[]), (1, &[]), (2, &[])]), ..rig.request(&[1; 20], greedy(4000)) };
+    let mut stream = rig.send(request);
+    for _ in 0..30 {
+        assert!(matches!(stream.next(), Reply::Token { .. }));
+    }
+    stream.end(0);
+    stream.end(2);
+    let left = rig.wait_for(|load| load.running == 1);
+    assert!(left.kv_blocks_used < 4000u32.div_ceil(16), "{left:?}");
+    stream.end(1);
+    assert_eq!(rig.settle(), 0);
+    assert_eq!(rig.gauge.stats().finished_stop, 3);
+    rig.drain();
+}
+
+#[test]
+fn a_prefix_that_was_computed_is_said_to_be_cached_and_counted() {
+    let mut rig = two_ranks();
+    let prompt = [9; 40];
+    for (cached, steps) in [(0, 4), (32, 7)] {
+        let mut stream = rig.submit(&prompt, &[], greedy(3));
+        assert_eq!(stream.finish_all(1).len(), 1);
+        assert_eq!(stream.cached_tokens, Some(cached));
+        assert_eq!(rig.wait_for(|load| load.steps == steps).kv_blocks_used, 0);
+    }
+    let stats = rig.gauge.stats();
+    assert_eq!((stats.prefix_cache_queries, stats.prefix_cache_hits), (80, 32));
+    assert_eq!((stats.prompt_tokens, stats.generation_tokens, stats.finished_length), (80, 6, 2));
+    let counts = [stats.queue.count(), stats.time_to_first_token.count(), stats.inter_token.count(), stats.e2e.count()];
+    assert_eq!(counts, [2, 2, 4, 2]);
+    rig.drain();
+}
+
 #[test]
 fn a_dropped_receiver_frees_the_blocks_and_harms_no_neighbour() {
     let mut rig = two_ranks();
     let mut abandoned: Vec<_> = (0..3).map(|i| rig.submit(&[i; 40], &[], greedy(4000))).collect();
     let kept = rig.submit(&[7], &[], greedy(100));
     for stream in &mut abandoned {
-        assert!(matches!(stream.next(), Reply::Token(_)));
+        assert!(matches!(stream.next(), Reply::Token { .. }));
     }
     drop(abandoned);
     let (ids, _) = kept.finish();
@@ -93,7 +152,7 @@ fn what_cannot_run_is_refused_with_its_reason() {
 fn draining_finishes_what_runs() {
     let mut rig = two_ranks();
     let mut running = rig.submit(&[1], &[], greedy(3000));
-    assert!(matches!(running.next(), Reply::Token(_)));
+    assert!(matches!(running.next(), Reply::Token { .. }));
     rig.drain();
     assert_eq!(running.finish().0.len(), 2999);
 }
@@ -119,7 +178,7 @@ fn a_lost_rank_fails_every_request_as_retryable_at_once() {
     for mut stream in streams {
         let end = loop {
             match stream.next() {
-                Reply::Token(_) => {}
+                Reply::Token { .. } => {}
                 end => break end,
             }
         };

@@ -17,8 +17,11 @@ mod gauge;
 mod group;
 mod leader;
 mod model;
+mod pace;
 mod patience;
+mod planner;
 mod reporter;
+mod requests;
 mod serve;
 mod submission;
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::Epoch;
 use protocol::lease::WorkerPhase;
+use protocol::stats::EngineStats;
 use protocol::worker::{EngineLoad, FromWorker};
 
 use crate::pipe;
@@ -29,9 +30,9 @@ impl Reporter {
         self.send(&FromWorker::Phase(phase));
     }
 
-    /// Says that the worker is alive.
-    pub(super) fn alive(&self, load: EngineLoad) {
-        self.send(&FromWorker::Alive { load, stats: None });
+    /// Says that the worker is alive; `stats` where it has an engine.
+    pub(super) fn alive(&self, load: EngineLoad, stats: Option<EngineStats>) {
+        self.send(&FromWorker::Alive { load, stats: stats.map(Box::new) });
     }
 
     fn send(&self, message: &FromWorker) {

@@ -1,11 +1,13 @@
 //! A replica in threads, for tests: rank 0's step loop and its followers over [`LocalCollective`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use protocol::generate::{Choice, FinishReason, GenerateRequest, Priority, SamplingParams};
+use protocol::generate::{Choice, FinishReason, GenerateRequest, Priority, SamplingParams, TokenOutput};
 use protocol::step::{LogitsWanted, StepPlan};
+use protocol::worker::EngineLoad;
 use protocol::{ReplicaId, RequestId, WorldSize};
 use sharding::layers::{Group, Logits, LogitsRow, StepError};
 use tokio::sync::mpsc;
@@ -18,8 +20,8 @@ use super::gauge::Gauge;
 use super::group::LeadingGroup;
 use super::leader::{Inbox, Leader};
 use super::model::StepModel;
-use super::submission::{Reply, SUBMISSIONS_MAX, Submission};
-use crate::engine::EngineLimits;
+use super::submission::{EndedChoices, Reply, SUBMISSIONS_MAX, Submission};
+use crate::engine::{EngineLimits, Scheduler};
 
 /// Longest wait of any test.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
@@ -81,7 +83,8 @@ impl Rig {
         let (group, model) = ranks.next().expect("a rank 0");
         let inbox = Inbox { orders: orders_rx, submissions: submissions_rx };
         let (context_tokens, leader_gauge) = (limits.context_tokens(), gauge.clone());
-        let leader = std::thread::spawn(move || Leader::new(group, model, limits, inbox, leader_gauge).run());
+        let scheduler = Scheduler::new(limits, "a digest");
+        let leader = std::thread::spawn(move || Leader::new(group, model, scheduler, inbox, leader_gauge).run());
         let follower = |(mut group, mut model): (LocalCollective, M)| {
             std::thread::spawn(move || {
                 group.set_step_timeout(DEADLINE);
@@ -93,20 +96,31 @@ impl Rig {
     }
 
     pub(super) fn submit(&mut self, prompt: &[u32], resume: &[u32], sampling: SamplingParams) -> Stream {
-        self.next_request += 1;
-        let request = GenerateRequest {
+        let choices = vec![Choice { index: 0, resume: resume.to_vec() }];
+        let request = GenerateRequest { choices, ..self.request(prompt, sampling) };
+        self.send(request)
+    }
+
+    /// A fresh request of one choice.
+    pub(super) fn request(&mut self, prompt: &[u32], sampling: SamplingParams) -> GenerateRequest {
+        self.next_request = self.next_request.wrapping_add(1);
+        GenerateRequest {
             request_id: RequestId::from_bytes([self.next_request; 16]),
             replica: ReplicaId(1),
             prompt_ids: prompt.to_vec(),
-            choices: vec![Choice { index: 0, resume: resume.to_vec() }],
+            choices: vec![Choice::only()],
             sampling,
             priority: Priority::default(),
             cache_salt: String::new(),
             deadline_ms: 60_000,
-        };
+        }
+    }
+
+    pub(super) fn send(&self, request: GenerateRequest) -> Stream {
         let (submission, replies) = Submission::new(request, self.context_tokens);
+        let ended = submission.ended.clone();
         self.submissions.blocking_send(submission).expect("the step loop runs");
-        Stream(replies)
+        Stream { replies, ended, cached_tokens: None }
     }
 
     /// Drains and joins every rank.
@@ -125,37 +139,70 @@ impl Rig {
 
     /// Waits until the engine is empty, and says how many blocks are in use then.
     pub(super) fn settle(&self) -> u32 {
+        self.wait_for(|load| load.running + load.waiting == 0).kv_blocks_used
+    }
+
+    /// Waits until the engine's load is as wanted; the load.
+    pub(super) fn wait_for(&self, wanted: impl Fn(&EngineLoad) -> bool) -> EngineLoad {
         let until = Instant::now() + DEADLINE;
         loop {
             let load = self.gauge.load();
-            if load.running + load.waiting == 0 {
-                return load.kv_blocks_used;
+            if wanted(&load) {
+                return load;
             }
-            assert!(Instant::now() < until, "sequences are left: {load:?}");
+            assert!(Instant::now() < until, "still {load:?}");
             std::thread::yield_now();
         }
     }
 }
 
 /// One request's replies.
-pub(super) struct Stream(pub(super) mpsc::Receiver<Reply>);
+pub(super) struct Stream {
+    replies: mpsc::Receiver<Reply>,
+    ended: Arc<EndedChoices>,
+    /// As said when it started.
+    pub(super) cached_tokens: Option<u32>,
+}
 
 impl Stream {
+    /// The next reply but the start.
     pub(super) fn next(&mut self) -> Reply {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-        let next = async { tokio::time::timeout(DEADLINE, self.0.recv()).await };
-        runtime.block_on(next).expect("a reply in time").expect("a reply that ends the request")
-    }
-
-    /// All tokens, up to a finish.
-    pub(super) fn finish(mut self) -> (Vec<u32>, FinishReason) {
-        let mut ids = Vec::new();
         loop {
-            match self.next() {
-                Reply::Token(token) => ids.push(token.id),
-                Reply::Finished(reason) => return (ids, reason),
-                other => panic!("after {ids:?}: {other:?}"),
+            let next = async { tokio::time::timeout(DEADLINE, self.replies.recv()).await };
+            match runtime.block_on(next).expect("a reply in time").expect("a reply that ends the request") {
+                Reply::Started { cached_tokens } => {
+                    assert_eq!(self.cached_tokens.replace(cached_tokens), None, "a request starts once");
+                }
+                other => return other,
             }
         }
+    }
+
+    /// Wants no more of a choice.
+    pub(super) fn end(&self, choice: u16) {
+        self.ended.end(choice);
+    }
+
+    /// All tokens of the only choice, up to its end.
+    pub(super) fn finish(mut self) -> (Vec<u32>, FinishReason) {
+        let (tokens, reason) = self.finish_all(1).remove(&0).expect("choice 0");
+        (tokens.iter().map(|t| t.id).collect(), reason)
+    }
+
+    /// All tokens of each choice, until `ends` of them have ended.
+    pub(super) fn finish_all(&mut self, ends: usize) -> BTreeMap<u16, (Vec<TokenOutput>, FinishReason)> {
+        let mut tokens: BTreeMap<u16, Vec<TokenOutput>> = BTreeMap::new();
+        let mut ended = BTreeMap::new();
+        while ended.len() < ends {
+            match self.next() {
+                Reply::Token { choice, token } => tokens.entry(choice).or_default().push(token),
+                Reply::Finished { choice, reason } => {
+                    ended.insert(choice, (tokens.remove(&choice).unwrap_or_default(), reason));
+                }
+                other => panic!("after {tokens:?}: {other:?}"),
+            }
+        }
+        ended
     }
 }

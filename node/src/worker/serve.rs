@@ -3,17 +3,19 @@
 //! ```text
 //!  gateway ── GenerateRequest ─▶ stream task ── Submission ─▶ step loop
 //!  gateway ◀─ GenerateEvent… ─── stream task ◀─ replies ───── step loop
+//!  gateway ── EndChoice ───────▶ stream task ── a flag ─────▶ step loop, before its next step
 //!  gateway ── reset or stop ───▶ stream task ends: its reply channel closes, which is the cancellation
 //! ```
 //! Not here: what a request computes. A slow gateway slows its own stream's task only.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use protocol::frame::{Refusal, RefusalCode};
-use protocol::generate::{GenerateEvent, GenerateRequest, TokenOutput};
+use protocol::generate::{EndChoice, GenerateEvent, GenerateRequest, TokenOutput};
 use protocol::identity::Role;
 use protocol::{Epoch, Frame, ReplicaId};
 use tokio::runtime::{Builder, Runtime};
@@ -23,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use transport::{BindError, Connection, Endpoint, NodeIdentity, RecvStream, SendStream, StreamError};
 
-use super::submission::{Reply, Submission};
+use super::submission::{EndedChoices, Reply, Submission};
 
 /// How long a stream may take to bring its request.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
@@ -147,15 +149,15 @@ impl Front {
         let frame = recv.recv(REQUEST_DEADLINE).await?;
         match self.admit(&frame) {
             Err(refusal) => send.refuse(self.epoch, &refusal, EVENT_DEADLINE).await?,
-            Ok((replies, deadline)) => self.forward(replies, deadline, &mut send, &mut recv).await?,
+            Ok(accepted) => self.forward(accepted, &mut send, &mut recv).await?,
         }
         // Until the end is acknowledged, closing the endpoint would lose it.
         let _ = timeout(FLUSH_DEADLINE, send.stopped()).await;
         Ok(())
     }
 
-    /// Checks a request and submits it; its replies and its deadline.
-    fn admit(&self, frame: &Frame) -> Result<(mpsc::Receiver<Reply>, Instant), Refusal> {
+    /// Checks a request and submits it.
+    fn admit(&self, frame: &Frame) -> Result<Accepted, Refusal> {
         let no = |code, detail: String| Err(Refusal { code, detail });
         let request: GenerateRequest = match frame.read() {
             Ok(request) => request,
@@ -175,9 +177,11 @@ impl Front {
             return no(RefusalCode::Overloaded { retry_after_ms: 0 }, "the replica does not serve yet".to_owned());
         }
         let deadline = Instant::now() + Duration::from_millis(u64::from(request.deadline_ms));
+        let open = request.choices.iter().map(|c| c.index).collect();
         let (submission, replies) = Submission::new(request, self.context_tokens);
+        let ended = submission.ended.clone();
         match self.submissions.try_send(submission) {
-            Ok(()) => Ok((replies, deadline)),
+            Ok(()) => Ok(Accepted { replies, ended, open, deadline }),
             Err(mpsc::error::TrySendError::Full(_)) => {
                 no(RefusalCode::Overloaded { retry_after_ms: 0 }, "too many requests arrive at once".to_owned())
             }
@@ -187,17 +191,17 @@ impl Front {
         }
     }
 
-    /// Passes replies on until one ends the request, the gateway goes, or the deadline passes.
+    /// Passes replies on until the last choice has ended, the request fails, the gateway goes, or the deadline passes.
     async fn forward(
         &self,
-        mut replies: mpsc::Receiver<Reply>,
-        deadline: Instant,
+        mut accepted: Accepted,
         send: &mut SendStream,
         recv: &mut RecvStream,
     ) -> Result<(), StreamError> {
         let mut batch = Vec::new();
         let mut listening = true;
-        loop {
+        let deadline = accepted.deadline;
+        while !accepted.open.is_empty() {
             tokio::select! {
                 biased;
                 stopped = send.stopped() => return stopped,
@@ -205,53 +209,77 @@ impl Front {
                 said = recv.recv(deadline.into_std()), if listening => match said {
                     Err(StreamError::Ended | StreamError::Deadline { .. }) => listening = false,
                     Err(gone) => return Err(gone),
-                    Ok(frame) => tracing::debug!(kind = ?frame.kind, "a frame after the request is ignored"),
+                    Ok(frame) => accepted.end_choice(frame.read::<EndChoice>()?),
                 },
-                n = replies.recv_many(&mut batch, REPLIES_PER_FRAME) => {
+                n = accepted.replies.recv_many(&mut batch, REPLIES_PER_FRAME) => {
                     let lost = (n == 0).then(|| failed("the step loop ended", true));
-                    if self.send_batch(&mut batch, lost, send).await? {
-                        return Ok(());
+                    let (events, end) = accepted.events(batch.drain(..));
+                    for event in events {
+                        send.send(self.epoch, &event, EVENT_DEADLINE).await?;
+                    }
+                    if let Some(end) = end.or(lost) {
+                        return self.send_end(end, send).await;
                     }
                 }
                 () = sleep_until(deadline) => {
-                    let late = failed("the request's deadline has passed", false);
-                    self.send_batch(&mut batch, Some(late), send).await?;
-                    return Ok(());
+                    return self.send_end(failed("the request's deadline has passed", false), send).await;
                 }
             }
         }
+        send.finish()
     }
 
-    /// Sends a batch of replies as few frames, then `end` if there is one; whether the stream is at its end.
-    async fn send_batch(
-        &self,
-        batch: &mut Vec<Reply>,
-        mut end: Option<Ending>,
-        send: &mut SendStream,
-    ) -> Result<bool, StreamError> {
-        let mut tokens: Vec<TokenOutput> = Vec::with_capacity(batch.len());
-        for reply in batch.drain(..) {
+    async fn send_end(&self, end: Ending, send: &mut SendStream) -> Result<(), StreamError> {
+        match end {
+            Ending::Event(event) => send.send(self.epoch, &event, EVENT_DEADLINE).await?,
+            Ending::Refusal(refusal) => send.send(self.epoch, &refusal, EVENT_DEADLINE).await?,
+        }
+        send.finish()
+    }
+}
+
+/// A request that the step loop has.
+struct Accepted {
+    replies: mpsc::Receiver<Reply>,
+    /// What the gateway wants no more.
+    ended: Arc<EndedChoices>,
+    /// Choices that have not ended.
+    open: BTreeSet<u16>,
+    deadline: Instant,
+}
+
+impl Accepted {
+    fn end_choice(&mut self, EndChoice { index }: EndChoice) {
+        self.ended.end(index);
+        self.open.remove(&index);
+    }
+
+    /// A batch of replies as few events, and what ends the request before all of its choices have, if something does.
+    /// Nothing of a choice that has ended goes out.
+    fn events(&mut self, batch: impl Iterator<Item = Reply>) -> (Vec<GenerateEvent>, Option<Ending>) {
+        let (mut events, mut end) = (Vec::new(), None);
+        let mut tokens: BTreeMap<u16, Vec<TokenOutput>> = BTreeMap::new();
+        for reply in batch {
             match reply {
-                Reply::Token(token) => tokens.push(token),
-                Reply::Finished(reason) => end = Some(Ending::Event(GenerateEvent::Finished { choice: 0, reason })),
+                Reply::Started { cached_tokens } => events.push(GenerateEvent::Started { cached_tokens }),
+                Reply::Token { choice, token } if self.open.contains(&choice) => {
+                    tokens.entry(choice).or_default().push(token);
+                }
+                Reply::Finished { choice, reason } if self.open.remove(&choice) => {
+                    let last = tokens.remove(&choice).map(|tokens| GenerateEvent::Tokens { choice, tokens });
+                    events.extend(last.into_iter().chain([GenerateEvent::Finished { choice, reason }]));
+                }
+                Reply::Token { .. } | Reply::Finished { .. } => {}
                 Reply::Failed { reason, retryable } => end = Some(failed(&reason, retryable)),
                 Reply::Refused(refusal) => end = Some(Ending::Refusal(refusal)),
             }
         }
-        if !tokens.is_empty() {
-            send.send(self.epoch, &GenerateEvent::Tokens { choice: 0, tokens }, EVENT_DEADLINE).await?;
-        }
-        match &end {
-            None => return Ok(false),
-            Some(Ending::Event(event)) => send.send(self.epoch, event, EVENT_DEADLINE).await?,
-            Some(Ending::Refusal(refusal)) => send.send(self.epoch, refusal, EVENT_DEADLINE).await?,
-        }
-        send.finish()?;
-        Ok(true)
+        events.extend(tokens.into_iter().map(|(choice, tokens)| GenerateEvent::Tokens { choice, tokens }));
+        (events, end)
     }
 }
 
-/// The last frame of a stream.
+/// The last frame of a stream that ends before its choices.
 enum Ending {
     Event(GenerateEvent),
     Refusal(Refusal),

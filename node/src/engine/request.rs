@@ -1,0 +1,117 @@
+//! A request as it is handed to the scheduler, and what becomes of it there.
+//!
+//! Not here: how tokens are chosen.
+
+use protocol::SeqId;
+use protocol::generate::{FinishReason, Priority};
+
+/// A request for one or several answers to a prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRequest {
+    /// The prompt's tokens; at least one.
+    pub prompt: Vec<u32>,
+    /// One entry a choice: output tokens that an earlier attempt produced. They count as output.
+    pub choices: Vec<Vec<u32>>,
+    /// Most output tokens of a choice, resumed ones included.
+    pub max_tokens: u32,
+    /// Stop ids count only from this many output tokens on.
+    pub min_tokens: u32,
+    /// Ids that end a choice.
+    pub stop_ids: Vec<u32>,
+    /// Who goes first.
+    pub priority: Priority,
+    /// Only requests of equal salts share cached blocks.
+    pub cache_salt: String,
+    /// Whether the logits after each prompt token are wanted, once.
+    pub prompt_logits: bool,
+}
+
+impl NewRequest {
+    /// One fresh choice of class normal, without stop ids.
+    #[must_use]
+    pub fn new(prompt: Vec<u32>, max_tokens: u32) -> Self {
+        Self {
+            prompt,
+            choices: vec![Vec::new()],
+            max_tokens,
+            min_tokens: 0,
+            stop_ids: Vec::new(),
+            priority: Priority::default(),
+            cache_salt: String::new(),
+            prompt_logits: false,
+        }
+    }
+
+    /// Tokens of the longest choice.
+    pub(super) fn len(&self) -> usize {
+        self.prompt.len() + self.choices.iter().map(Vec::len).max().unwrap_or(0)
+    }
+
+    /// Why a choice that resumes `output` has nothing left to produce, where that is so: the lost attempt had ended but
+    /// could not say it, or nothing was asked for but the prompt's own logits.
+    pub(super) fn ended(&self, output: &[u32]) -> Option<FinishReason> {
+        let stopped = output.last().is_some_and(|id| self.stop_ids.contains(id));
+        if stopped && output.len() > self.min_tokens as usize {
+            return Some(FinishReason::Stop);
+        }
+        let full = output.len() >= self.max_tokens as usize;
+        (full && !self.wants_prompt_only()).then_some(FinishReason::Length)
+    }
+
+    /// Whether there is nothing to compute but logits of the prompt. A prompt of one token has none.
+    pub(super) fn wants_prompt_only(&self) -> bool {
+        self.max_tokens == 0 && self.prompt_logits && self.prompt.len() > 1
+    }
+}
+
+/// What became of a choice that was handed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// It waits for its turn.
+    Queued(SeqId),
+    /// The output that it resumes from was already complete.
+    Finished(FinishReason),
+}
+
+/// Why a request was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AdmitError {
+    /// Try elsewhere or later.
+    #[error("{waiting} sequences wait already, at most {max}")]
+    QueueFull {
+        /// How many wait.
+        waiting: usize,
+        /// The bound.
+        max: u32,
+    },
+    /// Try elsewhere or later.
+    #[error("sequences of {waiting} tokens wait already, and {more} more would exceed {max}")]
+    QueueTokens {
+        /// Tokens that those who wait will need.
+        waiting: u64,
+        /// Tokens that this one will need.
+        more: u64,
+        /// The bound.
+        max: u64,
+    },
+    /// It can never run here.
+    #[error("{tokens} tokens and one to produce exceed the context of {context_tokens} tokens")]
+    TooLong {
+        /// Prompt and resumed output.
+        tokens: usize,
+        /// Longest context, tokens.
+        context_tokens: u32,
+    },
+    /// There is nothing to run.
+    #[error("an empty prompt")]
+    Empty,
+}
+
+/// A choice that got a token, or ended without one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Which.
+    pub seq: SeqId,
+    /// Why it ended, where it did; it is gone from the scheduler then.
+    pub finished: Option<FinishReason>,
+}
