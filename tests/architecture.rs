@@ -36,6 +36,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("tokenizers", &["coordinator/src/gateway/"]),
     ("clap", &["src/"]),
     ("anyhow", &["src/"]),
+    ("prometheus", &["coordinator/src/metrics/"]),
     ("redb", &["coordinator/src/raft/"]),
     ("bincode", &["coordinator/src/raft/"]),
 ];

@@ -35,6 +35,8 @@ pub struct CoordinatorConfig {
     pub lease: LeaseTimings,
     /// Bounds of the gateway.
     pub gateway: GatewayLimits,
+    /// Whether the public listener serves `/metrics`.
+    pub serve_metrics: bool,
 }
 
 /// Where one coordinator is reached by the others, by admins and by clients.

@@ -23,6 +23,7 @@ use crate::config::{CoordinatorConfig, MemberAddrs};
 use crate::gateway::{Gateway, GatewayConfig, GatewayError};
 use crate::internal::Internal;
 use crate::lease::Sessions;
+use crate::metrics::{self, Picture};
 use crate::publish;
 use crate::raft::{Consensus, ConsensusConfig, ConsensusError, StateDir, StateDirError, certificate_name};
 use crate::reconcile::{Reconciler, RecordSource};
@@ -108,7 +109,9 @@ impl Coordinator {
         let admin = Admin::bind(config.admin_listen, &identity).await?;
         let endpoint = Endpoint::bind(config.internal_listen, &identity, &[Role::Coordinator, Role::Node])?;
         let (view_tx, view) = watch::channel(Arc::default());
-        let public = GatewayConfig { listen: config.public_listen, limits: config.gateway };
+        let (pictures_tx, pictures) = watch::channel(Arc::new(Picture::unknown(Instant::now().into_std())));
+        let metrics = config.serve_metrics.then_some(pictures);
+        let public = GatewayConfig { listen: config.public_listen, limits: config.gateway, metrics };
         let gateway = match Gateway::start(public, view.clone(), endpoint.clone(), cancel.clone()).await {
             Ok(gateway) => gateway,
             Err(e) => {
@@ -131,7 +134,14 @@ impl Coordinator {
         };
         let (internal, admin_addr, public) = (endpoint.local_addr(), admin.addr(), gateway.addr());
         let addrs = MemberAddrs { id: config.id, internal, admin: admin_addr, public };
-        let serving = Serving { consensus: consensus.clone(), endpoint: endpoint.clone(), admin, ca, view: view_tx };
+        let serving = Serving {
+            consensus: consensus.clone(),
+            endpoint: endpoint.clone(),
+            admin,
+            ca,
+            view: view_tx,
+            pictures: config.serve_metrics.then_some(pictures_tx),
+        };
         serving.spawn(config, &tasks, &cancel);
         tracing::info!(coordinator = addrs.id.0, %internal, admin = %admin_addr, "coordinator started");
         Ok(Self {
@@ -239,6 +249,8 @@ struct Serving {
     admin: Admin,
     ca: ClusterCa,
     view: watch::Sender<Arc<ClusterView>>,
+    /// `None` where nobody is told.
+    pictures: Option<watch::Sender<Arc<Picture>>>,
 }
 
 impl Serving {
@@ -254,6 +266,9 @@ impl Serving {
         let internal = Arc::new(Internal { consensus: consensus.clone(), sessions });
         let joins = Joins { ca: self.ca, token: config.join_token };
         let parts = Arc::new(AdminParts { consensus: consensus.clone(), members: config.members, joins });
+        if let Some(pictures) = self.pictures {
+            tasks.spawn(metrics::follow(consensus.clone(), pictures, cancel.clone()));
+        }
         tasks.spawn(publish::follow(consensus, self.view, cancel.clone()));
         tasks.spawn(reconciler.run(cancel.clone()));
         tasks.spawn(internal.accept(self.endpoint, tasks.clone(), cancel.clone()));

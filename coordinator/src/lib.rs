@@ -1,7 +1,7 @@
 //! Raft member, reconciler, public gateway and admin API: the control plane of a ShardGLM cluster.
 //!
 //! Not here: tensors (it knows plans, not weights), and how a rank computes. Invariant: the control plane and the
-//! gateway touch through one value only, [`view::ClusterView`].
+//! gateway touch through one value only, [`view::ClusterView`], and for scrapes [`metrics::Picture`].
 
 mod admin;
 pub mod config;
@@ -9,6 +9,7 @@ mod coordinator;
 pub mod gateway;
 mod internal;
 mod lease;
+pub mod metrics;
 mod publish;
 pub mod raft;
 mod reconcile;

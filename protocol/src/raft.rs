@@ -19,7 +19,7 @@ pub enum RaftCall {
     Propose,
     /// A linearizable read's index, asked of the leader.
     ReadIndex,
-    /// What the leader has heard of the workers, for the admin listings of a follower.
+    /// What the leader has heard of the workers, for the admin listings and metrics of a follower.
     Heard,
 }
 

@@ -8,7 +8,7 @@ use protocol::CoordinatorId;
 
 use super::Failure;
 use super::daemon::DaemonArgs;
-use crate::config::Config;
+use crate::config::{Config, Switch};
 
 /// Arguments of `coordinator`.
 #[derive(Debug, clap::Args)]
@@ -85,5 +85,6 @@ fn settled(config: &Config, id: CoordinatorId) -> Result<CoordinatorConfig, Fail
             requests_max: config.gateway.requests_max as usize,
             request_timeout_ms: config.gateway.request_timeout_ms,
         },
+        serve_metrics: config.gateway.metrics == Switch::On,
     })
 }

@@ -15,7 +15,7 @@ mod typed;
 
 pub(crate) use fault::{ConfigError, Fault};
 pub(crate) use raw::{Override, RawConfig};
-pub(crate) use typed::{Config, DeploymentConfig};
+pub(crate) use typed::{Config, DeploymentConfig, Switch};
 
 #[cfg(test)]
 mod tests;

@@ -85,6 +85,13 @@ pub(super) const KEYS: &[Key] = &[
     key("gateway.requests_max", int(1, 1_000_000), Int(512), "requests", "in flight a coordinator; more get a 429"),
     key("gateway.request_timeout_ms", int(1_000, 86_400_000), Int(600_000), "ms", "longest life of one request"),
     key("gateway.drain_ms", int(0, 3_600_000), Int(30_000), "ms", "time that SIGTERM leaves to running requests"),
+    key(
+        "gateway.metrics",
+        Kind::Choice(&["on", "off"]),
+        Text("on"),
+        "",
+        "off where the public port must not tell: /metrics is 404",
+    ),
     key("node.memory_bytes", int(0, 1 << 50), Int(0), "bytes", "for ranks in all; 0: 90 % of what the host has free"),
     key("node.listen_ip", Kind::Ip, Text("127.0.0.1"), "", "where this host's workers listen; differs by host"),
     key("deployment.name", Kind::Label, Text("default"), "", "names it in the admin API"),

@@ -84,6 +84,18 @@ pub(crate) struct GatewayConfig {
     pub(crate) request_timeout_ms: u32,
     /// What SIGTERM leaves to running requests, ms.
     pub(crate) drain_ms: u32,
+    /// Whether `/metrics` is served.
+    pub(crate) metrics: Switch,
+}
+
+/// `on` or `off`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Switch {
+    /// Yes.
+    On,
+    /// No.
+    Off,
 }
 
 /// `[node]`

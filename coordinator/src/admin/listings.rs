@@ -142,6 +142,5 @@ fn load(id: ReplicaId, replica: &Replica, heard: &Heard) -> Option<EngineLoad> {
 }
 
 fn worker<'a>(id: ReplicaId, replica: &Replica, planned: &RankPlan, heard: &'a Heard) -> Option<&'a WorkerStatus> {
-    let workers = heard.workers.get(&planned.node)?;
-    workers.iter().find(|w| w.replica == id && w.epoch == replica.epoch && w.rank == planned.rank)
+    heard.workers(&planned.node).iter().find(|w| w.replica == id && w.epoch == replica.epoch && w.rank == planned.rank)
 }

@@ -92,7 +92,7 @@ async fn list<T>(
         Consistency::Linearizable => (parts.consensus.read(READ_TIMEOUT).await?, "linearizable"),
         Consistency::Stale => (parts.consensus.applied().borrow().clone(), "stale"),
     };
-    let heard = parts.consensus.heard().await;
+    let heard = parts.consensus.heard().await.unwrap_or_default();
     let items = items(&state, &heard);
     Ok(Json(Listing { consistency: consistency.to_owned(), applied_index: state.index, items }))
 }

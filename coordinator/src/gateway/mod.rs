@@ -41,6 +41,7 @@ mod generation;
 mod handler;
 mod health;
 mod logprobs;
+mod metrics;
 mod models;
 mod output;
 mod prompt;

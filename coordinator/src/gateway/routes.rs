@@ -11,7 +11,7 @@ use super::completions::Completions;
 use super::errors::{ApiError, quote};
 use super::handler::handle;
 use super::state::App;
-use super::{body, health, models, request_id};
+use super::{body, health, metrics, models, request_id};
 
 /// Every route of the public endpoint. The API stands under `/v1` and, for GLM's own clients, under `/api/paas/v4`.
 pub(super) fn router(app: Arc<App>) -> Router {
@@ -20,7 +20,9 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/completions", post(handle::<Completions>))
         .route("/models", get(models::list))
         .route("/models/{*id}", get(models::one));
-    Router::new()
+    let metrics = app.metrics.is_some().then(|| Router::new().route("/metrics", get(metrics::tell)));
+    metrics
+        .unwrap_or_default()
         .nest("/v1", api.clone())
         .nest("/api/paas/v4", api)
         .route("/health/startup", get(health::startup))

@@ -24,6 +24,7 @@ use super::routes;
 use super::state::{App, unix_now};
 use super::unstalled::Unstalled;
 use crate::config::GatewayLimits;
+use crate::metrics::Picture;
 use crate::view::ClusterView;
 
 /// Most connections at a time; further ones wait in the listener's backlog.
@@ -42,12 +43,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Where to listen and what to take.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct GatewayConfig {
     /// The public address; port 0 takes any free one.
     pub listen: SocketAddr,
     /// Bounds.
     pub limits: GatewayLimits,
+    /// What `/metrics` tells of the cluster; `None`: there is no such route.
+    pub metrics: Option<watch::Receiver<Arc<Picture>>>,
 }
 
 /// Why a gateway did not start.
@@ -111,6 +114,7 @@ impl Gateway {
             admission: Admission::new(config.limits.requests_max),
             routes: Routes::default(),
             limits: config.limits,
+            metrics: config.metrics,
             draining: draining.clone(),
             stop: stop.clone(),
             started: unix_now(),

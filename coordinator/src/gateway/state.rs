@@ -16,6 +16,7 @@ use super::errors::{ApiError, quote};
 use super::fields::RawRequest;
 use super::route::{Routes, context_tokens};
 use crate::config::GatewayLimits;
+use crate::metrics::Picture;
 use crate::view::{ClusterView, ServedDeployment};
 
 /// One gateway.
@@ -26,6 +27,8 @@ pub(super) struct App {
     pub(super) admission: Admission,
     pub(super) routes: Routes,
     pub(super) limits: GatewayLimits,
+    /// What is told of the cluster, where that is.
+    pub(super) metrics: Option<watch::Receiver<Arc<Picture>>>,
     /// Cancelled when nothing new is admitted.
     pub(super) draining: CancellationToken,
     /// Cancelled when what runs must end too.

@@ -27,7 +27,7 @@ use super::snapshot::SnapshotError;
 use super::state_machine::{AppliedState, StateMachine};
 use super::type_config::{Member, NodeId, Outcome, Raft};
 use crate::config::{MemberAddrs, RaftTimings};
-use crate::reconcile::Heard;
+use crate::reconcile::{Heard, HeardTold};
 use crate::state::{Applied, Command};
 
 /// Entries between two snapshots: what bounds the log.
@@ -101,8 +101,8 @@ struct Inner {
     links: Arc<Links>,
     applied: watch::Receiver<AppliedState>,
     leadership: watch::Receiver<Leadership>,
-    /// What this coordinator has heard of workers while it led.
-    heard: watch::Sender<Arc<Heard>>,
+    /// What this coordinator has heard of workers, while it leads.
+    heard: watch::Sender<Option<Arc<Heard>>>,
 }
 
 impl Consensus {
@@ -295,26 +295,24 @@ impl Consensus {
         }
     }
 
-    /// Says what this coordinator, as the leader, has heard of workers.
-    pub(crate) fn publish_heard(&self, heard: Heard) {
-        self.inner.heard.send_replace(Arc::new(heard));
+    /// Says what this coordinator, as the leader, has heard of workers; `None` when it leads no more.
+    pub(crate) fn publish_heard(&self, heard: Option<Heard>) {
+        self.inner.heard.send_replace(heard.map(Arc::new));
     }
 
-    pub(super) fn heard_here(&self) -> Arc<Heard> {
-        Arc::clone(&self.inner.heard.borrow())
+    pub(super) fn heard_here(&self) -> Option<Arc<Heard>> {
+        self.inner.heard.borrow().clone()
     }
 
-    /// What the leader has heard of workers; nothing where it cannot be asked.
-    pub(crate) async fn heard(&self) -> Arc<Heard> {
-        let leader = self.inner.leadership.borrow().leader;
-        match leader {
-            Some(leader) if leader != self.inner.id => {
-                let asked = self.inner.links.call(leader, RaftCall::Heard, Vec::new(), FORWARDED_TIMEOUT).await;
-                asked.ok().and_then(|body| codec::decode(&body).ok()).map_or_else(Arc::default, Arc::new)
-            }
-            Some(_) => self.heard_here(),
-            None => Arc::default(),
+    /// What the leader has heard of workers; `None` where none leads (with a majority behind it), or it does not answer.
+    pub(crate) async fn heard(&self) -> Option<Arc<Heard>> {
+        let leader = self.inner.leadership.borrow().leader?;
+        if leader == self.inner.id {
+            return self.heard_here();
         }
+        let told = self.inner.links.call(leader, RaftCall::Heard, Vec::new(), FORWARDED_TIMEOUT).await.ok()?;
+        let told: Option<HeardTold> = codec::decode(&told).ok()?;
+        Some(Arc::new(told?.heard(std::time::Instant::now())))
     }
 
     /// Waits until Raft cannot go on (a failed disk), with the reason; for ever while it can. Cancel safe.

@@ -3,7 +3,7 @@
 //! Not here: who may call (the internal listener lets only coordinators through). A forwarded command is never
 //! forwarded again: two coordinators that each take the other for the leader must not play ball with it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::frame::{Refusal, RefusalCode};
 use protocol::raft::{RaftCall, RaftRequest, RaftResponse};
@@ -34,7 +34,7 @@ impl Consensus {
             RaftCall::InstallSnapshot => answer(&self.raft().install_snapshot(read(body)?).await),
             RaftCall::Propose => answer(&self.propose_here(read(body)?, FORWARDED_TIMEOUT).await),
             RaftCall::ReadIndex => answer(&self.read_index_here(FORWARDED_TIMEOUT).await),
-            RaftCall::Heard => answer(&*self.heard_here()),
+            RaftCall::Heard => answer(&self.heard_here().map(|heard| heard.told(Instant::now()))),
         };
         Ok(RaftResponse { body })
     }

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::observed::{Heard, Observed};
+use super::observed::Observed;
 use super::orders::{grace, orders};
 use super::{RecordSource, deadlines, planner};
 use crate::config::LeaseTimings;
@@ -96,7 +96,7 @@ impl Reconciler {
                 _ = leadership.wait_for(|l| !l.here || l.term != term) => {}
             }
             self.lead.send_replace(None);
-            self.consensus.publish_heard(Heard::default());
+            self.consensus.publish_heard(None);
             tracing::info!(term = term.0, "no longer leading");
         }
     }
@@ -131,6 +131,7 @@ impl Reconciler {
             proposing: JoinSet::new(),
             hold_until: None,
         };
+        self.consensus.publish_heard(Some(turn.observed.heard()));
         self.lead.send_replace(Some(Lead { term, reports: reports_tx, orders: orders_rx }));
         loop {
             turn.decide();
@@ -217,7 +218,7 @@ impl Turn {
         *newest = session;
         let lease = Duration::from_millis(u64::from(self.lease.lease_ms));
         self.observed.report(report, now.into_std(), lease);
-        self.consensus.publish_heard(self.observed.heard());
+        self.consensus.publish_heard(Some(self.observed.heard()));
         let orders = self.publish_orders().get(&node).cloned();
         if let Some(orders) = orders {
             // A session that is gone meanwhile needs no answer.

@@ -23,5 +23,5 @@ mod seed;
 mod tests;
 
 pub(crate) use driver::{Lead, Reconciler, ReportIn};
-pub(crate) use observed::Heard;
+pub(crate) use observed::{Heard, HeardTold, LastReport};
 pub(crate) use seed::RecordSource;

@@ -3,6 +3,7 @@
 //! Not here: what follows from it. Nothing of this is replicated; a new leader starts with none of it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use protocol::lease::{NodeReport, WorkerPhase, WorkerStatus};
@@ -31,6 +32,8 @@ pub(super) struct Sighting {
     pub(super) lease_until: Instant,
     /// Its last report; `None` where it is known from the state only.
     pub(super) report: Option<NodeReport>,
+    /// What that report says of its workers, and when it came.
+    last: Option<LastReport>,
 }
 
 /// A replica's present group as last seen.
@@ -60,7 +63,7 @@ impl Observed {
     /// At the start of a term: every node that the state has alive gets `grace` to be heard.
     pub(super) fn new(state: &ClusterState, now: Instant, grace: Duration) -> Self {
         let alive = state.nodes.iter().filter(|(_, r)| r.is_alive());
-        let sighting = Sighting { lease_until: now + grace, report: None };
+        let sighting = Sighting { lease_until: now + grace, report: None, last: None };
         let mut observed =
             Self { nodes: alive.map(|(n, _)| (n.clone(), sighting.clone())).collect(), ..Self::default() };
         observed.follow(state, now);
@@ -75,7 +78,8 @@ impl Observed {
         for (id, group) in &mut self.groups {
             group.report(*id, &report, now);
         }
-        let sighting = Sighting { lease_until: now + lease, report: Some(report.clone()) };
+        let last = Some(LastReport { workers: Arc::new(report.workers.clone()), at: now });
+        let sighting = Sighting { lease_until: now + lease, report: Some(report.clone()), last };
         self.nodes.insert(report.node, sighting);
     }
 
@@ -94,8 +98,7 @@ impl Observed {
 
     /// What every node last said of its workers.
     pub(super) fn heard(&self) -> Heard {
-        let reports = self.nodes.values().filter_map(|s| s.report.as_ref());
-        Heard { workers: reports.map(|r| (r.node.clone(), r.workers.clone())).collect() }
+        Heard { nodes: self.nodes.iter().filter_map(|(node, s)| Some((node.clone(), s.last.clone()?))).collect() }
     }
 
     /// The rank as seen on the node that the plan puts it on.
@@ -124,9 +127,47 @@ impl Group {
     }
 }
 
-/// What a leader has heard of workers, for the admin listings of every coordinator.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What a leader has heard of workers, for the listings and metrics of every coordinator.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Heard {
-    /// By node, as last reported.
-    pub workers: BTreeMap<NodeId, Vec<WorkerStatus>>,
+    /// By node.
+    pub nodes: BTreeMap<NodeId, LastReport>,
+}
+
+/// What a node last said of its workers.
+#[derive(Debug, Clone)]
+pub(crate) struct LastReport {
+    /// Them.
+    pub workers: Arc<Vec<WorkerStatus>>,
+    /// When.
+    pub at: Instant,
+}
+
+/// [`Heard`] on its way to another coordinator, whose clock is another: each report with its age, ms.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct HeardTold(BTreeMap<NodeId, (u64, Arc<Vec<WorkerStatus>>)>);
+
+impl Heard {
+    /// What its nodes said of their workers.
+    pub(crate) fn workers(&self, node: &NodeId) -> &[WorkerStatus] {
+        self.nodes.get(node).map_or(&[], |last| &last.workers)
+    }
+
+    /// For another coordinator.
+    pub(crate) fn told(&self, now: Instant) -> HeardTold {
+        let age_ms = |at| now.saturating_duration_since(at).as_millis() as u64;
+        let told = |(node, last): (&NodeId, &LastReport)| (node.clone(), (age_ms(last.at), Arc::clone(&last.workers)));
+        HeardTold(self.nodes.iter().map(told).collect())
+    }
+}
+
+impl HeardTold {
+    /// As it came in at `now`. An age beyond what the clock can say counts as none.
+    pub(crate) fn heard(self, now: Instant) -> Heard {
+        let last = |(node, (age_ms, workers))| {
+            let at = now.checked_sub(Duration::from_millis(age_ms)).unwrap_or(now);
+            (node, LastReport { workers, at })
+        };
+        Heard { nodes: self.0.into_iter().map(last).collect() }
+    }
 }

@@ -26,6 +26,7 @@ pub(crate) struct Cluster {
     pub(crate) members: Vec<MemberAddrs>,
     pub(crate) running: BTreeMap<u64, Coordinator>,
     pub(crate) seed: Option<DeploymentSeed>,
+    pub(crate) serve_metrics: bool,
     dir: TempDir,
 }
 
@@ -41,7 +42,14 @@ impl Cluster {
             admin: SocketAddr::new(ip, 8440 + id as u16),
             public: SocketAddr::new(ip, 8000 + id as u16),
         };
-        let cluster = Self { ca, members: (1..=count).map(addrs).collect(), running: BTreeMap::new(), seed: None, dir };
+        let cluster = Self {
+            ca,
+            members: (1..=count).map(addrs).collect(),
+            running: BTreeMap::new(),
+            seed: None,
+            serve_metrics: true,
+            dir,
+        };
         for id in 1..=count {
             let home = cluster.identity_dir(id);
             cluster.ca.save(&home).expect("saved");
@@ -90,6 +98,7 @@ impl Cluster {
             raft: RaftTimings { heartbeat_ms: 100, election_min_ms: 400, election_max_ms: 800 },
             lease: LeaseTimings { heartbeat_ms: 100, lease_ms: 1500 },
             gateway: GatewayLimits::default(),
+            serve_metrics: self.serve_metrics,
         }
     }
 

@@ -7,12 +7,17 @@ use std::time::Duration;
 use protocol::frame::{Refusal, RefusalCode};
 use protocol::lease::{Inventory, NodeOrders, NodeReport, RankGoal, RankOrder, WorkerPhase, WorkerStatus};
 use protocol::plan::RankAddr;
-use protocol::{Epoch, NodeId, Role};
+use protocol::stats::EngineStats;
+use protocol::worker::EngineLoad;
+use protocol::{Epoch, NodeId, Rank, Role};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use transport::{Connection, Endpoint, Expect, NodeIdentity, RecvStream, SendStream, StreamError};
 
 use crate::cluster::{Cluster, SOON};
+
+/// Tokens that each rank 0 says it has sampled.
+pub(crate) const GENERATED: u64 = 1234;
 
 pub(crate) struct FakeNode {
     /// Raised: every worker is gone at once.
@@ -117,6 +122,11 @@ impl Agent {
                 (WorkerPhase::Connected, RankGoal::Serve) => WorkerPhase::Serving,
                 (as_it_is, _) => as_it_is.clone(),
             };
+            if rank == Rank(0) && worker.phase == WorkerPhase::Serving {
+                worker.load =
+                    Some(EngineLoad { running: 2, kv_blocks_used: 4, kv_blocks_total: 16, ..EngineLoad::default() });
+                worker.stats = Some(Box::new(EngineStats { generation_tokens: GENERATED, ..EngineStats::default() }));
+            }
         }
         before != self.workers
     }

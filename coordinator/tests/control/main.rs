@@ -5,6 +5,9 @@
 mod admin;
 mod agreement;
 mod cluster;
+#[path = "../../src/metrics/exposition.rs"]
+mod exposition;
 mod fake_node;
 mod leases;
+mod metrics;
 mod start;

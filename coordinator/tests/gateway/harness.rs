@@ -56,7 +56,7 @@ impl Harness {
         write_model(dir.path());
         let (view, receiver) = watch::channel(Arc::new(ClusterView::default()));
         let (scripted, seen) = Scripted::new(scripts);
-        let config = GatewayConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), limits };
+        let config = GatewayConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), limits, metrics: None };
         let gateway = Gateway::start_over(config, receiver, scripted, CancellationToken::new()).await.unwrap();
         Self { gateway, view, seen, dir }
     }

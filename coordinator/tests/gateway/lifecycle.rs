@@ -93,7 +93,7 @@ async fn an_idle_gateway_ends_at_once() {
 #[tokio::test]
 async fn a_port_in_use_is_named() {
     let h = Harness::playing(vec![length()]).await;
-    let config = GatewayConfig { listen: h.gateway.addr(), limits: GatewayLimits::default() };
+    let config = GatewayConfig { listen: h.gateway.addr(), limits: GatewayLimits::default(), metrics: None };
     let (_sender, view) = watch::channel(Arc::new(ClusterView::default()));
     let (scripted, _seen) = Scripted::new(vec![]);
     let error = Gateway::start_over(config, view, scripted, CancellationToken::new()).await.unwrap_err();

@@ -111,6 +111,17 @@ pub async fn run(config: AgentConfig, cancel: CancellationToken) -> Result<(), A
     outcome
 }
 
+/// Whether the leader must hear of it at once. Load and totals change with every step and follow from nothing that the
+/// leader decides: they ride along with the next heartbeat.
+fn is_news(last: &NodeReport, report: &NodeReport) -> bool {
+    let bare = |report: &NodeReport| {
+        let mut report = report.clone();
+        report.workers.iter_mut().for_each(|w| (w.load, w.stats) = (None, None));
+        report
+    };
+    bare(last) != bare(report)
+}
+
 /// The agent's loop and all that it owns.
 struct Agent {
     config: AgentConfig,
@@ -220,9 +231,9 @@ impl Agent {
         }
         let report = self.report();
         self.reports.send_if_modified(|last| {
-            let changed = *last != report;
+            let news = is_news(last, &report);
             *last = report;
-            changed
+            news
         });
     }
 
@@ -309,5 +320,43 @@ impl Agent {
         }
         self.tasks.shutdown().await;
         self.endpoint.close("the node leaves", CLOSE_DEADLINE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::lease::{WorkerPhase, WorkerStatus};
+    use protocol::stats::EngineStats;
+    use protocol::worker::EngineLoad;
+    use protocol::{Epoch, Rank, ReplicaId};
+
+    use super::*;
+
+    #[test]
+    fn figures_are_no_news_and_a_phase_is() {
+        let worker = WorkerStatus {
+            replica: ReplicaId(0),
+            epoch: Epoch(1),
+            rank: Rank(0),
+            pid: 7,
+            phase: WorkerPhase::Serving,
+            bytes_read: 1,
+            load: None,
+            stats: None,
+        };
+        let report = |worker: WorkerStatus| NodeReport {
+            node: NodeId::new("node-1").expect("a label"),
+            incarnation: 1,
+            inventory: Inventory { cores: 1, memory_bytes: 1, version: "1".into() },
+            workers: vec![worker],
+            leaving: false,
+        };
+        let before = report(worker.clone());
+        let load = Some(EngineLoad { running: 3, ..EngineLoad::default() });
+        let stats = Some(Box::new(EngineStats { generation_tokens: 9, ..EngineStats::default() }));
+        assert!(!is_news(&before, &report(WorkerStatus { load, stats, ..worker.clone() })));
+        assert!(is_news(&before, &report(WorkerStatus { phase: WorkerPhase::Draining, ..worker.clone() })));
+        assert!(is_news(&before, &report(WorkerStatus { pid: 8, ..worker.clone() })));
+        assert!(is_news(&before, &NodeReport { leaving: true, ..before.clone() }));
     }
 }
