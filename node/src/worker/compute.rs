@@ -27,7 +27,7 @@ use super::error::WorkerError;
 use super::follower::follow;
 use super::gauge::Gauge;
 use super::group::LeadingGroup;
-use super::leader::{Inbox, Leader};
+use super::leader::{Inbox, Leader, PLAN_AHEAD_MIN};
 use super::patience::step_timeout;
 use super::reporter::Reporter;
 use super::submission::Submission;
@@ -138,7 +138,7 @@ impl ComputeRank {
             return Ok(follow(&mut group, &mut model, &gauge)?);
         }
         let scheduler = Scheduler::new(engine_limits(&spec)?, &spec.deployment.model.digest);
-        let leader = Leader::new(group, model, scheduler, Inbox { orders, submissions }, gauge);
+        let leader = Leader::new(group, model, (scheduler, PLAN_AHEAD_MIN), Inbox { orders, submissions }, gauge);
         reporter.phase(WorkerPhase::Serving);
         Ok(leader.run()?)
     }

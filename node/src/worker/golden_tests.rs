@@ -1,15 +1,9 @@
 //! The step loop over real weights: autoglm-nano's greedy goldens through the engine, many requests at once, at TP 2.
 
-use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
-
-use kernels::Pool;
 use protocol::generate::SamplingParams;
-use protocol::{Dtype, NodeId, WorldSize};
 use serde::Deserialize;
-use sharding::layers::Glm4Text;
-use sharding::{ModelSpec, NodeCapacity, PlanRequest};
 
+use super::real_models::{NANO, workspace};
 use super::rig::Rig;
 use crate::engine::EngineLimits;
 
@@ -40,13 +34,9 @@ struct Output {
     ids: Vec<u32>,
 }
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
 /// Text-only conversations, each with its parameters and its ids, the stop id included.
 fn cases() -> Vec<(String, Vec<u32>, SamplingParams, Vec<u32>)> {
-    let path = root().join("tests/fixtures/autoglm-nano-goldens/goldens_plain.json");
+    let path = workspace("tests/fixtures/autoglm-nano-goldens/goldens_plain.json");
     let goldens: Goldens = serde_json::from_slice(&std::fs::read(path).expect("the goldens")).expect("goldens");
     let stop_token_ids = vec![4076, 4083, 4085, 4095];
     let text = goldens.conversations.into_iter().filter(|c| c.image.is_none());
@@ -60,29 +50,6 @@ fn cases() -> Vec<(String, Vec<u32>, SamplingParams, Vec<u32>)> {
         ]
     })
     .collect()
-}
-
-fn nano(limits: EngineLimits) -> Rig {
-    let dir = root().join("models/autoglm-nano");
-    let record = sharding::model_record(&dir).expect("a checkpoint");
-    let spec = ModelSpec::from_config_json(&record.config_json).expect("a spec");
-    let node = NodeCapacity { node: NodeId::new("node-1").expect("a label"), memory_free: 8 << 30 };
-    let request = PlanRequest {
-        world_size: WorldSize::new(2).expect("two"),
-        dtype: Dtype::F32,
-        stored_f32: record.stored_f32,
-        kv_tokens: Some(limits.kv_blocks() * 16),
-        context_tokens: Some(limits.context_tokens()),
-        step_tokens: limits.step_tokens(),
-        max_seqs: limits.max_seqs(),
-        nodes: &[node],
-    };
-    let plan = sharding::plan(&spec, &request).expect("it fits");
-    let load = |rank| {
-        let pool = Pool::new(NonZeroUsize::MIN).expect("inline");
-        Glm4Text::load(&dir, &spec, &plan, rank, Dtype::F32, pool, &mut |_, _| {}).expect("it loads")
-    };
-    Rig::start(plan.world_size.ranks().map(load).collect(), limits)
 }
 
 /// Submits everything, then reads everything.
@@ -102,7 +69,7 @@ fn run_all(rig: &mut Rig, cases: &[(String, Vec<u32>, SamplingParams, Vec<u32>)]
 fn goldens_hold_for_many_requests_at_once() {
     let cases = cases();
     assert!(cases.len() >= 30);
-    let mut rig = nano(EngineLimits::new(64, 8, 64, 1024, 4096).expect("workable"));
+    let mut rig = NANO.rig(2, EngineLimits::new(64, 8, 64, 1024, 4096).expect("workable"));
     run_all(&mut rig, &cases, |_| 0);
     rig.drain();
 }
@@ -110,7 +77,7 @@ fn goldens_hold_for_many_requests_at_once() {
 #[test]
 fn goldens_hold_when_blocks_run_out_and_prompts_are_chunked() {
     let cases = cases();
-    let mut rig = nano(EngineLimits::new(16, 8, 64, 160, 320).expect("workable").with_waiting_tokens(10_000));
+    let mut rig = NANO.rig(2, EngineLimits::new(16, 8, 64, 160, 320).expect("workable").with_waiting_tokens(10_000));
     run_all(&mut rig, &cases, |_| 0);
     assert!(rig.gauge.stats().preemptions > 0, "the cache was large enough after all");
     rig.drain();
@@ -119,7 +86,7 @@ fn goldens_hold_when_blocks_run_out_and_prompts_are_chunked() {
 #[test]
 fn a_stream_resumed_anywhere_goes_on_with_the_same_tokens() {
     let cases = cases();
-    let mut rig = nano(EngineLimits::new(64, 8, 64, 1024, 4096).expect("workable"));
+    let mut rig = NANO.rig(2, EngineLimits::new(64, 8, 64, 1024, 4096).expect("workable"));
     for share in [1, 2, 3] {
         run_all(&mut rig, &cases, |len| len * share / 4);
     }

@@ -68,7 +68,7 @@ impl Inbox {
 }
 
 /// Steps that take longer than this are worth planning the next one meanwhile: see docs/design/0002-the-engine.md.
-const PLAN_AHEAD_MIN: Duration = Duration::from_millis(5);
+pub(super) const PLAN_AHEAD_MIN: Duration = Duration::from_millis(5);
 
 /// Rank 0's step loop.
 pub(super) struct Leader<G, M> {
@@ -82,14 +82,22 @@ pub(super) struct Leader<G, M> {
     pace: Pace,
     /// What is planned of the next step.
     draft: Draft,
+    plan_ahead_min: Duration,
     /// How long the last step took.
     last_step: Duration,
     draining: bool,
 }
 
 impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
-    /// A loop around an empty `scheduler`.
-    pub(super) fn new(group: G, model: M, scheduler: Scheduler, inbox: Inbox, gauge: Arc<Gauge>) -> Self {
+    /// A loop around an empty scheduler. After a step that took at least `plan_ahead_min`, the one after the next is
+    /// planned while that computes.
+    pub(super) fn new(
+        group: G,
+        model: M,
+        (scheduler, plan_ahead_min): (Scheduler, Duration),
+        inbox: Inbox,
+        gauge: Arc<Gauge>,
+    ) -> Self {
         let mut leader = Self {
             group,
             model,
@@ -100,6 +108,7 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
             gauge,
             pace: Pace::default(),
             draft: Draft::default(),
+            plan_ahead_min,
             last_step: Duration::ZERO,
             draining: false,
         };
@@ -243,7 +252,7 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
         self.group.send_plan(&step.plan).map_err(|source| StepFault::Plan { step: number, source })?;
         let (model, group) = (&mut self.model, &mut self.group);
         let compute = || model.step(&mut Ranks(group), &step.plan);
-        let (logits, draft) = self.planner.during(self.last_step >= PLAN_AHEAD_MIN, compute);
+        let (logits, draft) = self.planner.during(self.last_step >= self.plan_ahead_min, compute);
         let logits = logits.map_err(|source| StepFault::Model { step: number, source })?;
         let sampled = self.sample(step, logits.as_ref())?;
         let now = Instant::now();

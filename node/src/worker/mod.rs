@@ -26,7 +26,13 @@ mod serve;
 mod submission;
 
 #[cfg(test)]
+mod cancellation_tests;
+#[cfg(test)]
 mod golden_tests;
+#[cfg(test)]
+mod invariance;
+#[cfg(test)]
+mod real_models;
 #[cfg(test)]
 mod rig;
 

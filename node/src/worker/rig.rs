@@ -18,7 +18,7 @@ use super::fault::StepFault;
 use super::follower::follow;
 use super::gauge::Gauge;
 use super::group::LeadingGroup;
-use super::leader::{Inbox, Leader};
+use super::leader::{Inbox, Leader, PLAN_AHEAD_MIN};
 use super::model::StepModel;
 use super::submission::{EndedChoices, Reply, SUBMISSIONS_MAX, Submission};
 use crate::engine::{EngineLimits, Scheduler};
@@ -75,6 +75,19 @@ pub(super) struct Rig {
 impl Rig {
     /// Starts one thread a model, in rank order.
     pub(super) fn start<M: StepModel + Send + 'static>(models: Vec<M>, limits: EngineLimits) -> Self {
+        Self::start_planning(models, limits, PLAN_AHEAD_MIN)
+    }
+
+    /// As [`Self::start`], planning each step while the one before it computes.
+    pub(super) fn start_planning_ahead<M: StepModel + Send + 'static>(models: Vec<M>, limits: EngineLimits) -> Self {
+        Self::start_planning(models, limits, Duration::ZERO)
+    }
+
+    fn start_planning<M: StepModel + Send + 'static>(
+        models: Vec<M>,
+        limits: EngineLimits,
+        plan_ahead_min: Duration,
+    ) -> Self {
         let world = WorldSize::new(u16::try_from(models.len()).expect("few")).expect("a world size");
         let (orders, orders_rx) = mpsc::channel(8);
         let (submissions, submissions_rx) = mpsc::channel(SUBMISSIONS_MAX);
@@ -84,7 +97,9 @@ impl Rig {
         let inbox = Inbox { orders: orders_rx, submissions: submissions_rx };
         let (context_tokens, leader_gauge) = (limits.context_tokens(), gauge.clone());
         let scheduler = Scheduler::new(limits, "a digest");
-        let leader = std::thread::spawn(move || Leader::new(group, model, scheduler, inbox, leader_gauge).run());
+        let leader = std::thread::spawn(move || {
+            Leader::new(group, model, (scheduler, plan_ahead_min), inbox, leader_gauge).run()
+        });
         let follower = |(mut group, mut model): (LocalCollective, M)| {
             std::thread::spawn(move || {
                 group.set_step_timeout(DEADLINE);
@@ -120,7 +135,8 @@ impl Rig {
         let (submission, replies) = Submission::new(request, self.context_tokens);
         let ended = submission.ended.clone();
         self.submissions.blocking_send(submission).expect("the step loop runs");
-        Stream { replies, ended, cached_tokens: None }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        Stream { replies, ended, runtime, cached_tokens: None }
     }
 
     /// Drains and joins every rank.
@@ -160,6 +176,7 @@ impl Rig {
 pub(super) struct Stream {
     replies: mpsc::Receiver<Reply>,
     ended: Arc<EndedChoices>,
+    runtime: tokio::runtime::Runtime,
     /// As said when it started.
     pub(super) cached_tokens: Option<u32>,
 }
@@ -167,14 +184,18 @@ pub(super) struct Stream {
 impl Stream {
     /// The next reply but the start.
     pub(super) fn next(&mut self) -> Reply {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        self.try_next().expect("a reply that ends the request")
+    }
+
+    /// As [`Self::next`]; `None` once the request has ended.
+    pub(super) fn try_next(&mut self) -> Option<Reply> {
         loop {
             let next = async { tokio::time::timeout(DEADLINE, self.replies.recv()).await };
-            match runtime.block_on(next).expect("a reply in time").expect("a reply that ends the request") {
+            match self.runtime.block_on(next).expect("a reply in time")? {
                 Reply::Started { cached_tokens } => {
                     assert_eq!(self.cached_tokens.replace(cached_tokens), None, "a request starts once");
                 }
-                other => return other,
+                other => return Some(other),
             }
         }
     }
