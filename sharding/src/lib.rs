@@ -13,5 +13,5 @@ pub mod spec;
 
 pub use checkpoint::{Checkpoint, CheckpointError, Pieces, model_record};
 pub use partition::{TensorSlice, slices};
-pub use planner::{MemoryTable, NodeCapacity, PlanError, PlanRequest, plan};
+pub use planner::{MemoryTable, NodeCapacity, PlanError, PlanRequest, plan, prompt_rows_max};
 pub use spec::{Family, ModelSpec, RopeSpec, SpecError};

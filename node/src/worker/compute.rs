@@ -17,8 +17,8 @@ use protocol::lease::WorkerPhase;
 use protocol::plan::RankAddr;
 use protocol::step::GroupHello;
 use protocol::worker::WorkerSpec;
-use sharding::ModelSpec;
 use sharding::layers::Glm4Text;
+use sharding::{ModelSpec, prompt_rows_max};
 use tokio::sync::mpsc;
 use transport::collective::QuicGroup;
 use transport::{AbortHandle, Collective, CollectiveError, NodeIdentity};
@@ -132,12 +132,13 @@ impl ComputeRank {
     }
 
     fn serve(self, mut group: QuicGroup, mut model: Glm4Text) -> Result<(), WorkerError> {
-        let Self { spec, orders, submissions, reporter, gauge, .. } = self;
+        let Self { spec, model_spec, orders, submissions, reporter, gauge, .. } = self;
         if spec.rank != Rank(0) {
             reporter.phase(WorkerPhase::Serving);
             return Ok(follow(&mut group, &mut model, &gauge)?);
         }
-        let scheduler = Scheduler::new(engine_limits(&spec)?, &spec.deployment.model.digest);
+        let limits = engine_limits(&spec)?.with_prompt_rows(prompt_rows_max(&model_spec, spec.deployment.step_tokens));
+        let scheduler = Scheduler::new(limits, &spec.deployment.model.digest);
         let leader = Leader::new(group, model, (scheduler, PLAN_AHEAD_MIN), Inbox { orders, submissions }, gauge);
         reporter.phase(WorkerPhase::Serving);
         Ok(leader.run()?)

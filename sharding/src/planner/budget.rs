@@ -16,6 +16,16 @@ const TILE_ROWS: u64 = 16;
 /// What a worker process takes besides: code, runtime, connections, buffers of the transport.
 const OVERHEAD_BYTES: u64 = 48 << 20;
 
+/// Most logits of prompts' own rows in one step, 64 MiB of f32.
+const PROMPT_LOGITS_MAX: u32 = 1 << 24;
+
+/// Most rows of logits that a step may give besides one for each sequence: a prompt whose own logits are wanted enters in
+/// chunks of as many tokens. At least one.
+#[must_use]
+pub fn prompt_rows_max(spec: &ModelSpec, step_tokens: u32) -> u32 {
+    (PROMPT_LOGITS_MAX / spec.vocab_size.max(1)).min(step_tokens).max(1)
+}
+
 /// Budget of `rank`, whose cut stands at its place in `cuts`, with a KV cache of `kv_tokens` tokens.
 ///
 /// # Panics
@@ -80,6 +90,7 @@ fn activation_bytes(spec: &ModelSpec, request: &PlanRequest<'_>, cuts: &[RankCut
     let rows = u64::from(request.step_tokens) * (residual + attention.max(mlp));
     // A rank's own logits, everybody's as gathered, and on rank 0 once more in the order of the rows.
     let vocab = u64::from(cut.vocab_rows.len()) + u64::from(spec.vocab_size) * if rank == Rank(0) { 2 } else { 1 };
-    let logits = u64::from(request.max_seqs) * (hidden + vocab);
+    let logit_rows = u64::from(request.max_seqs) + u64::from(prompt_rows_max(spec, request.step_tokens));
+    let logits = logit_rows * (hidden + vocab);
     rows.saturating_add(logits).saturating_mul(F32_BYTES)
 }

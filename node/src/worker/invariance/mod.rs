@@ -126,9 +126,10 @@ fn assert_same(sentence: &str, model: RealModel, expected: &[Answer], found: &[A
 }
 
 /// All that a client reads of a token.
-fn bits(token: &TokenOutput) -> (u32, Option<(u32, Vec<(u32, u32)>)>) {
-    let of = |l: &protocol::generate::TokenLogprobs| {
-        (l.chosen.to_bits(), l.top.iter().map(|(id, x)| (*id, x.to_bits())).collect())
-    };
-    (token.id, token.logprobs.as_ref().map(of))
+fn bits(token: &TokenOutput) -> Vec<u32> {
+    let logprobs = token.logprobs.iter().flat_map(|l| {
+        let top = l.top.iter().flat_map(|(id, x)| [*id, x.to_bits()]);
+        [l.chosen.to_bits()].into_iter().chain(top)
+    });
+    [token.id].into_iter().chain(logprobs).collect()
 }
