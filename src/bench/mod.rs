@@ -18,6 +18,7 @@ mod progress;
 mod record;
 mod report;
 mod run;
+mod server_side;
 mod settings;
 mod span;
 mod tally;

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::calibration::Dialect;
 use super::durations::Summary;
 use super::record::{Class, End, Record};
+use super::server_side::ServerSide;
 use super::settings::{Mode, Settings};
 
 /// Requests by how they ended.
@@ -82,8 +83,8 @@ pub(crate) struct Figures {
     pub(crate) counts: Counts,
     /// Its tokens.
     pub(crate) tokens: Tokens,
-    /// Until the answer's head: with ShardGLM, until the engine took the request up; other servers may send it at once.
-    pub(crate) queue_ms: Option<Summary>,
+    /// Until the answer's head: some servers send it when the engine has taken the request up, others at once.
+    pub(crate) head_ms: Option<Summary>,
     /// Until the first token.
     pub(crate) ttft_ms: Option<Summary>,
     /// Between one arrival of tokens and the next.
@@ -169,6 +170,8 @@ pub(crate) struct Report {
     pub(crate) errors: Vec<ErrorKind>,
     /// What the client cost.
     pub(crate) client: ClientCost,
+    /// What the server counted meanwhile, where it tells.
+    pub(crate) server: Option<ServerSide>,
 }
 
 impl Report {
@@ -202,6 +205,8 @@ impl Report {
             ),
             format!("client      {:.1} % of one core, {late:.2} ms late (p99)", c.cpu_share * 100.0),
         ];
+        let server = self.server.as_ref().map(ServerSide::line);
+        let lines: Vec<String> = lines.into_iter().chain(server).collect();
         out + &lines.join("\n") + "\n"
     }
 
@@ -209,7 +214,7 @@ impl Report {
     pub(crate) fn latencies(&self) -> (Vec<&'static str>, Vec<Vec<String>>) {
         let header = vec!["ms", "class", "count", "mean", "p50", "p90", "p95", "p99", "max"];
         let kinds: [(&str, TimeOf); 5] = [
-            ("queue", |f| f.queue_ms.as_ref()),
+            ("head", |f| f.head_ms.as_ref()),
             ("ttft", |f| f.ttft_ms.as_ref()),
             ("inter-token", |f| f.inter_token_ms.as_ref()),
             ("tpot", |f| f.tpot_ms.as_ref()),

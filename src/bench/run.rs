@@ -15,6 +15,7 @@ use super::call::Caller;
 use super::drive::Drive;
 use super::progress::Progress;
 use super::report::{ClientCost, Report, Throughput};
+use super::server_side::{Counted, ServerSide};
 use super::settings::{Mode, Settings};
 use super::tally::Tally;
 use crate::openai::{CallError, Endpoint};
@@ -53,7 +54,7 @@ pub(crate) async fn run(
         Some(model) => model.clone(),
         None => stop.run_until_cancelled(endpoint.first_model()).await.ok_or(BenchError::Stopped)??,
     };
-    let mut caller = Caller::new(endpoint, model.clone(), Arc::clone(&settings), stop.clone());
+    let mut caller = Caller::new(endpoint.clone(), model.clone(), Arc::clone(&settings), stop.clone());
     calibrate(&mut caller).await?;
     let side_by_side = match settings.mode {
         Mode::Closed { loops } => loops,
@@ -65,10 +66,16 @@ pub(crate) async fn run(
         return Err(BenchError::Stopped);
     }
     let dialect = caller.dialect();
+    let before = Counted::read(&endpoint, &model).await;
     let (date, cpu_before, started) = (now(), cpu_time(), Instant::now());
     let tally = measure(Arc::clone(&settings), caller, stop.clone()).await;
     let elapsed_s = started.elapsed().as_secs_f64();
+    let cpu_share = cpu_time().saturating_sub(cpu_before).as_secs_f64() / elapsed_s;
     let (requests, tokens) = (tally.counts(), tally.tokens());
+    let server = match before {
+        Some(before) => ServerSide::since(&before, &endpoint, &model, requests.done).await,
+        None => None,
+    };
     let per_s = |n: u64| n as f64 / elapsed_s;
     Ok(Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -91,10 +98,8 @@ pub(crate) async fn run(
         },
         figures: tally.figures(),
         errors: tally.errors(),
-        client: ClientCost {
-            cpu_share: (cpu_time().saturating_sub(cpu_before)).as_secs_f64() / elapsed_s,
-            late_ms: tally.late().summary(),
-        },
+        client: ClientCost { cpu_share, late_ms: tally.late().summary() },
+        server,
     })
 }
 

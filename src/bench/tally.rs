@@ -26,7 +26,7 @@ pub(super) struct Tally {
 struct Sums {
     counts: Counts,
     tokens: Tokens,
-    queue: Durations,
+    head: Durations,
     first_token: Durations,
     inter_token: Durations,
     per_token: Durations,
@@ -123,7 +123,7 @@ impl Sums {
         self.counts.add(&record.end);
         self.tokens.add(record);
         if let Some(head) = record.head {
-            self.queue.push(head);
+            self.head.push(head);
         }
         if let Some(first) = record.first_token {
             self.first_token.push(first);
@@ -143,7 +143,7 @@ impl Sums {
             class,
             counts: self.counts,
             tokens: self.tokens,
-            queue_ms: self.queue.summary(),
+            head_ms: self.head.summary(),
             ttft_ms: self.first_token.summary(),
             inter_token_ms: self.inter_token.summary(),
             tpot_ms: self.per_token.summary(),

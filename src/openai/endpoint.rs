@@ -16,8 +16,8 @@ use crate::http::cause;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest silence between two pieces of an answer: a long prompt is computed before the first.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(300);
-/// Most of a refusal, or of a list of models, that is read, bytes.
-const BODY_BYTES_MAX: usize = 1 << 20;
+/// Most of a refusal, a list of models or metrics that is read, bytes.
+const BODY_BYTES_MAX: usize = 4 << 20;
 
 /// How an endpoint is reached.
 #[derive(Debug, Clone)]
@@ -75,6 +75,15 @@ impl Endpoint {
         let models: Models = serde_json::from_slice(&body).map_err(|e| self.not_a_completion(e.to_string()))?;
         let first = models.data.into_iter().next().map(|m| m.id);
         first.ok_or_else(|| self.not_a_completion("it lists no model".to_owned()))
+    }
+
+    /// What the server itself has counted, in Prometheus' text format; `None` where it does not tell.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    pub(crate) async fn metrics(&self) -> Option<String> {
+        let mut response = self.send(self.http.get(format!("{}/metrics", self.base))).await.ok()?;
+        String::from_utf8(self.body(&mut response).await.ok()?).ok()
     }
 
     /// Asks for a streamed answer; returns when its head has come. `path` counts from `/v1/`.

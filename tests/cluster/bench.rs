@@ -22,6 +22,7 @@ fn every_mode_counts_what_a_cluster_did() {
     assert_eq!(code, Some(0));
     assert_eq!((&loops["requests"]["done"], &loops["tokens"]["output"]), (&json!(12), &json!(72)), "{loops}");
     assert_eq!(loops["model"], "autoglm-nano");
+    assert!(loops["server"]["started"].as_u64() >= Some(12), "the server's own queue is told: {loops}");
 
     let ids =
         ["--api", "completions", "--rate", "20", "--requests", "10", "--prompt-tokens", "40", "--max-tokens", "4"];

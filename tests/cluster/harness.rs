@@ -82,6 +82,13 @@ impl Cluster {
         format!("http://{}", self.listen)
     }
 
+    /// Every coordinator's URL, of a cluster of three.
+    pub(crate) fn urls(&self) -> [String; 3] {
+        let (host, port) = self.listen.rsplit_once(':').expect("an address");
+        let first: u16 = port.parse().expect("a port");
+        [0, 1, 2].map(|i| format!("http://{host}:{}", first + i))
+    }
+
     /// The state directory.
     pub(crate) fn state_dir(&self) -> PathBuf {
         let mut entries = std::fs::read_dir(self.temp.path()).expect("exists").flatten();

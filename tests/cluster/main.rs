@@ -5,7 +5,10 @@
 
 mod answers;
 mod bench;
+#[path = "../../coordinator/src/metrics/exposition.rs"]
+mod exposition;
 mod faults;
 mod goldens;
 mod harness;
+mod metrics;
 mod processes;
