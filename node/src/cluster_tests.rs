@@ -4,13 +4,14 @@
 //! A worker process is this test binary again, entered at [`worker_entry`] with its frames on descriptor 3, since the
 //! test harness writes to stdout.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use protocol::frame::{Refusal, RefusalCode};
-use protocol::generate::{Choice, FinishReason, GenerateEvent, GenerateRequest, Priority, SamplingParams};
+use protocol::generate::{Choice, EndChoice, FinishReason, GenerateEvent, GenerateRequest, Priority, SamplingParams};
 use protocol::identity::{Identity, Role};
 use protocol::lease::{NodeOrders, NodeReport, RankGoal, RankOrder, WorkerPhase, WorkerStatus};
 use protocol::plan::RankAddr;
@@ -265,12 +266,17 @@ impl Gateway {
     }
 
     async fn generate_within(&self, deadline_ms: u32, resume: &[u32], max_tokens: u32) -> Stream {
+        let choices = vec![Choice { index: 0, resume: resume.to_vec() }];
+        self.generate_choices(deadline_ms, choices, max_tokens).await
+    }
+
+    async fn generate_choices(&self, deadline_ms: u32, choices: Vec<Choice>, max_tokens: u32) -> Stream {
         let (mut send, recv) = self.connection.open(DEADLINE).await.expect("a stream");
         let request = GenerateRequest {
             request_id: RequestId::from_bytes([1; 16]),
             replica: REPLICA,
             prompt_ids: (100..140).collect(),
-            choices: vec![Choice { index: 0, resume: resume.to_vec() }],
+            choices,
             priority: Priority::default(),
             cache_salt: String::new(),
             sampling: SamplingParams { temperature: 1.0, seed: 5, ..SamplingParams::greedy(max_tokens) },
@@ -335,6 +341,41 @@ async fn a_killed_rank_costs_an_epoch_and_the_resumed_stream_goes_on() {
     // A deadline ends a stream that is still running.
     let (_, end) = gateway.generate_within(50, &[], 2000).await.take(usize::MAX).await;
     assert!(matches!(end, Some(GenerateEvent::Failed { retryable: false, .. })), "{end:?}");
+
+    // A choice that is ended is heard of no more; the stream is over when the others are.
+    let fresh = |index| Choice { index, resume: Vec::new() };
+    let mut several = gateway.generate_choices(60_000, vec![fresh(0), fresh(3), fresh(4)], 60).await;
+    several.send.send(Epoch(1), &EndChoice { index: 3 }, DEADLINE).await.expect("sent");
+    let mut choices: BTreeMap<u16, Vec<u32>> = BTreeMap::new();
+    let mut finished = Vec::new();
+    let end = loop {
+        match several.next().await {
+            Ok(GenerateEvent::Started { cached_tokens }) => assert_eq!(cached_tokens, 32, "asked before"),
+            Ok(GenerateEvent::Tokens { choice, tokens }) => {
+                choices.entry(choice).or_default().extend(tokens.iter().map(|t| t.id));
+            }
+            Ok(GenerateEvent::Finished { choice, .. }) => finished.push(choice),
+            other => break other,
+        }
+    };
+    assert!(matches!(end, Err(StreamError::Ended)), "{end:?}");
+    finished.sort_unstable();
+    assert!(finished == [0, 4] || finished == [0, 3, 4], "{finished:?}");
+    assert_eq!((choices[&0].as_slice(), choices[&4].len()), (whole.as_slice(), 60));
+    assert_ne!(choices[&4], whole, "each choice draws its own");
+    // One that ends all of its choices itself is over as well.
+    let mut ended = gateway.generate_choices(60_000, vec![fresh(0), fresh(1)], 2000).await;
+    ended.take(2).await;
+    for index in [1, 0] {
+        ended.send.send(Epoch(1), &EndChoice { index }, DEADLINE).await.expect("sent");
+    }
+    let end = loop {
+        match ended.next().await {
+            Ok(GenerateEvent::Tokens { .. }) => {}
+            other => break other,
+        }
+    };
+    assert!(matches!(end, Err(StreamError::Ended)), "{end:?}");
 
     // A client that goes away leaves no block behind.
     let mut abandoned = gateway.generate(&[], 2000).await;
