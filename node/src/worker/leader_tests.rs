@@ -42,7 +42,9 @@ fn a_stop_id_ends_the_stream_and_is_its_last_token() {
 fn a_resumed_request_sends_the_rest_only() {
     let mut rig = two_ranks();
     assert_eq!(rig.submit(&[1], &[2, 3], greedy(4)).finish(), (vec![4, 5], FinishReason::Length));
-    assert_eq!(rig.submit(&[1], &[2, 3], greedy(2)).finish(), (vec![], FinishReason::Length));
+    let mut complete = rig.submit(&[1], &[2, 3], greedy(2));
+    assert_eq!(complete.next(), Reply::Finished { choice: 0, reason: FinishReason::Length });
+    assert_eq!(complete.try_next(), None, "a request that has heard all is forgotten");
     rig.drain();
 }
 

@@ -75,8 +75,12 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    /// Takes a request in whose choices are in the scheduler: each one's sequence, index and sampler.
+    /// Takes a request in whose choices are in the scheduler: each one's sequence, index and sampler. One without any has
+    /// heard all there is.
     pub(super) fn insert(&mut self, mut request: Request, choices: Vec<(SeqId, u16, Sampler)>) {
+        if choices.is_empty() {
+            return;
+        }
         self.last_key += 1;
         let key = Key(self.last_key);
         request.open = choices.len();
