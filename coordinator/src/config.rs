@@ -116,14 +116,25 @@ impl Default for LeaseTimings {
 pub struct GatewayLimits {
     /// Largest request body, bytes.
     pub body_bytes_max: usize,
-    /// Most generations in flight; one more is refused with 429.
+    /// Most requests from their first byte to their last; one more is refused with 429.
     pub requests_max: usize,
+    /// Most KV tokens (prompts, and answers as long as they are expected to be) that wait for a replica; more are refused
+    /// with 429.
+    pub queue_tokens_max: u64,
+    /// Most memory that requests hold which wait for a replica, bytes; more are refused with 429.
+    pub queue_bytes_max: u64,
     /// Longest that one generation may take from admission to its last token, ms.
     pub request_timeout_ms: u32,
 }
 
 impl Default for GatewayLimits {
     fn default() -> Self {
-        Self { body_bytes_max: 32 << 20, requests_max: 256, request_timeout_ms: 600_000 }
+        Self {
+            body_bytes_max: 32 << 20,
+            requests_max: 512,
+            queue_tokens_max: 1 << 18,
+            queue_bytes_max: 64 << 20,
+            request_timeout_ms: 600_000,
+        }
     }
 }

@@ -36,13 +36,25 @@ fn view_of(applied: &AppliedState, leader: Option<CoordinatorId>) -> ClusterView
         let replicas = running.filter_map(|(id, r)| ready(*id, r)).collect();
         Arc::new(ServedDeployment { spec: d.spec.clone(), replicas })
     };
-    ClusterView { applied_index: applied.index, leader, deployments: state.deployments.values().map(serve).collect() }
+    let deployments: Vec<_> = state.deployments.values().map(serve).collect();
+    // A group that is not wanted any more is Ready until the leader has said that it drains.
+    let draining = state.replicas.iter().filter(|(id, r)| {
+        let listed = |d: &Arc<ServedDeployment>| d.replicas.iter().any(|ready| ready.replica == **id);
+        match r.phase {
+            Phase::Draining { .. } => true,
+            Phase::Ready { .. } => !deployments.iter().any(listed),
+            Phase::Waiting { .. } | Phase::Forming { .. } | Phase::Failed { .. } => false,
+        }
+    });
+    let draining = draining.map(|(id, r)| (*id, r.epoch)).collect();
+    ClusterView { applied_index: applied.index, leader, deployments, draining }
 }
 
 fn ready(id: ReplicaId, replica: &Replica) -> Option<ReadyReplica> {
     let Phase::Ready { plan, addrs } = &replica.phase else { return None };
     let leader = addrs.first()?.clone();
-    Some(ReadyReplica { replica: id, epoch: replica.epoch, context_tokens: plan.context_tokens, leader })
+    let (context_tokens, kv_tokens) = (plan.context_tokens, plan.kv_tokens);
+    Some(ReadyReplica { replica: id, epoch: replica.epoch, context_tokens, kv_tokens, leader })
 }
 
 #[cfg(test)]
@@ -79,5 +91,35 @@ mod tests {
         assert_eq!(apply(put(Some(Generation(2)), 1)), 1);
         let drain = ReplicaCommand::Drain { replica, epoch, reason: "test".into() };
         assert_eq!(apply(Command::Replica(drain)), 0);
+    }
+
+    #[test]
+    fn streams_go_on_until_their_group_is_lost() {
+        let mut state = ClusterState::default();
+        let (replica, epoch) = (ReplicaId(0), Epoch(1));
+        let mut has_group = |command| {
+            state.apply(command).expect("legal");
+            view(&state).has_group(replica, epoch)
+        };
+        let register = NodeCommand::Register { node: node(1), incarnation: 1, inventory: inventory(1) };
+        has_group(Command::Node(register));
+        let put = |expected, tp| Command::Deployment(DeploymentCommand::Put { expected, spec: Box::new(spec(tp, 1)) });
+        has_group(put(None, 1));
+        let create = ReplicaCommand::Create { deployment: "nano".into(), generation: Generation(1) };
+        has_group(Command::Replica(create));
+        let form = ReplicaCommand::Form { replica, epoch, plan: plan(&[node(1)]) };
+        assert!(!has_group(Command::Replica(form)));
+        let ready = ReplicaCommand::CommitReady { replica, epoch, addrs: vec![addr(0, node(1))] };
+        assert!(has_group(Command::Replica(ready)));
+        assert!(has_group(put(Some(Generation(1)), 2)), "not wanted any more, and not told so yet");
+        let drain = ReplicaCommand::Drain { replica, epoch, reason: "test".into() };
+        assert!(has_group(Command::Replica(drain)));
+        assert!(!view(&state).has_group(replica, epoch.next()));
+        let mut has_group = |command| {
+            state.apply(command).expect("legal");
+            view(&state).has_group(replica, epoch)
+        };
+        let lose = ReplicaCommand::Lose { replica, epoch, reason: "test".into() };
+        assert!(!has_group(Command::Replica(lose)));
     }
 }

@@ -17,6 +17,17 @@ pub struct ClusterView {
     pub leader: Option<CoordinatorId>,
     /// Every deployment.
     pub deployments: Vec<Arc<ServedDeployment>>,
+    /// Groups that finish what they have and are not routed to any more.
+    pub draining: Vec<(ReplicaId, Epoch)>,
+}
+
+impl ClusterView {
+    /// Whether the group of this epoch is still there, so that a stream from it may go on.
+    #[must_use]
+    pub fn has_group(&self, replica: ReplicaId, epoch: Epoch) -> bool {
+        let ready = self.deployments.iter().flat_map(|d| &d.replicas).map(|r| (r.replica, r.epoch));
+        ready.chain(self.draining.iter().copied()).any(|group| group == (replica, epoch))
+    }
 }
 
 /// One deployment and where it can be reached.
@@ -28,6 +39,14 @@ pub struct ServedDeployment {
     pub replicas: Vec<ReadyReplica>,
 }
 
+impl ServedDeployment {
+    /// The longest context that any ready replica takes, tokens.
+    #[must_use]
+    pub fn context_tokens(&self) -> Option<u32> {
+        self.replicas.iter().map(|r| r.context_tokens).max()
+    }
+}
+
 /// A replica that may be routed to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadyReplica {
@@ -37,6 +56,8 @@ pub struct ReadyReplica {
     pub epoch: Epoch,
     /// Longest context it takes, tokens.
     pub context_tokens: u32,
+    /// Tokens of KV cache that it has.
+    pub kv_tokens: u32,
     /// Rank 0.
     pub leader: RankAddr,
 }

@@ -47,7 +47,10 @@ pub enum Grammar {
 }
 
 impl Grammar {
-    fn len(&self) -> usize {
+    /// Length of its text, bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "an empty text is a grammar like any other")]
+    pub fn len(&self) -> usize {
         match self {
             Self::JsonObject => 0,
             Self::JsonSchema(text) | Self::Regex(text) | Self::Lark(text) => text.len(),

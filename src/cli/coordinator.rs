@@ -83,6 +83,8 @@ fn settled(config: &Config, id: CoordinatorId) -> Result<CoordinatorConfig, Fail
         gateway: GatewayLimits {
             body_bytes_max: config.gateway.body_bytes_max as usize,
             requests_max: config.gateway.requests_max as usize,
+            queue_tokens_max: config.gateway.queue_tokens_max,
+            queue_bytes_max: config.gateway.queue_bytes_max,
             request_timeout_ms: config.gateway.request_timeout_ms,
         },
         serve_metrics: config.gateway.metrics == Switch::On,

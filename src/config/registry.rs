@@ -83,7 +83,21 @@ pub(super) const KEYS: &[Key] = &[
     key("lease.lease_ms", int(200, 600_000), Int(3_000), "ms", "silence after which a node counts as down"),
     key("gateway.body_bytes_max", int(1_024, 1 << 30), Int(32 << 20), "bytes", "pictures travel in request bodies"),
     key("gateway.requests_max", int(1, 1_000_000), Int(512), "requests", "in flight a coordinator; more get a 429"),
-    key("gateway.request_timeout_ms", int(1_000, 86_400_000), Int(600_000), "ms", "longest life of one request"),
+    key(
+        "gateway.queue_tokens_max",
+        int(0, 1 << 40),
+        Int(1 << 18),
+        "KV tokens",
+        "that wait for a replica; more get a 429",
+    ),
+    key("gateway.queue_bytes_max", int(0, 1 << 40), Int(64 << 20), "bytes", "memory of those who wait; more get a 429"),
+    key(
+        "gateway.request_timeout_ms",
+        int(1_000, 86_400_000),
+        Int(600_000),
+        "ms",
+        "longest life of one request, and default",
+    ),
     key("gateway.drain_ms", int(0, 3_600_000), Int(30_000), "ms", "time that SIGTERM leaves to running requests"),
     key(
         "gateway.metrics",

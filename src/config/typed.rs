@@ -80,6 +80,10 @@ pub(crate) struct GatewayConfig {
     pub(crate) body_bytes_max: u32,
     /// Most requests in flight.
     pub(crate) requests_max: u32,
+    /// KV tokens that may wait for a replica.
+    pub(crate) queue_tokens_max: u64,
+    /// Memory that waiting requests may hold, bytes.
+    pub(crate) queue_bytes_max: u64,
     /// Longest life of a request, ms.
     pub(crate) request_timeout_ms: u32,
     /// What SIGTERM leaves to running requests, ms.

@@ -12,7 +12,7 @@ use futures_util::stream::FuturesUnordered;
 use protocol::RequestId;
 use protocol::generate::TokenLogprobs;
 
-use super::admission::Permit;
+use super::admission::{Permit, Waiting};
 use super::errors::ApiError;
 use super::generation::{Generation, Progress};
 use super::output::Delta;
@@ -52,11 +52,12 @@ pub(super) struct Answers {
     completion_tokens: usize,
     /// By prompt.
     cached_tokens: Vec<u32>,
+    app: Arc<App>,
     _permit: Permit,
 }
 
 impl Answers {
-    /// Dispatches every prompt, and waits until there is something to tell.
+    /// Waits for a replica for every prompt, dispatches each, and waits until there is something to tell.
     ///
     /// # Errors
     /// [`ApiError`], while the client has not been told anything.
@@ -67,13 +68,12 @@ impl Answers {
         app: &Arc<App>,
         id: RequestId,
         request: Arc<ValidRequest>,
-        permit: Permit,
-        arrived: Instant,
+        (permit, waiting): (Permit, Vec<Waiting>),
+        deadline: Instant,
     ) -> Result<Self, ApiError> {
-        let deadline = arrived + request.terms.timeout;
         let turns = FuturesUnordered::new();
-        for prompt in 0..request.prompts.len() {
-            let generation = Generation::start(app.clone(), id, request.clone(), prompt, deadline);
+        for (prompt, waiting) in waiting.into_iter().enumerate() {
+            let generation = Generation::start(app.clone(), id, request.clone(), (prompt, waiting), deadline);
             let turn: Turn = Box::pin(async move {
                 match generation.await {
                     Ok(generation) => (prompt, turn_of(generation).await),
@@ -83,7 +83,9 @@ impl Answers {
             turns.push(turn);
         }
         let cached_tokens = vec![0; request.prompts.len()];
-        let mut answers = Self { request, turns, first: None, completion_tokens: 0, cached_tokens, _permit: permit };
+        let app = app.clone();
+        let (first, completion_tokens) = (None, 0);
+        let mut answers = Self { request, turns, first, completion_tokens, cached_tokens, app, _permit: permit };
         answers.first = answers.next().await?;
         Ok(answers)
     }
@@ -91,6 +93,11 @@ impl Answers {
     /// The request.
     pub(super) fn request(&self) -> &Arc<ValidRequest> {
         &self.request
+    }
+
+    /// Notes that a client that was told something was told no end.
+    pub(super) fn broken_off(&self, error: &ApiError) {
+        self.app.counters.broken_off(error.told().code);
     }
 
     /// How many tokens so far.

@@ -3,7 +3,7 @@
 //! Not here: which replica (route), how it is reached (quic). Declared by the gateway, so that its HTTP side can be
 //! held without a model.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use protocol::generate::{GenerateEvent, GenerateRequest};
@@ -24,6 +24,8 @@ pub enum DispatchError {
     Busy {
         /// Why.
         reason: String,
+        /// When it expects to have room; `None` where it cannot say.
+        retry: Option<Duration>,
     },
     /// It says that the request itself is at fault.
     #[error("the replica refuses the request: {reason}")]

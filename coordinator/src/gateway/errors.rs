@@ -2,7 +2,9 @@
 //!
 //! Invariant: every failure of every route leaves here as OpenAI's error object with a stable `code`.
 
-use axum::http::{HeaderValue, StatusCode, header};
+use std::time::Duration;
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
@@ -121,11 +123,47 @@ pub(super) enum ApiError {
         /// How.
         reason: String,
     },
-    /// As many generations in flight as are allowed.
+    /// As many requests here as are allowed.
     #[error("{max} requests are in flight already; retry later")]
     TooManyRequests {
         /// How many.
         max: usize,
+        /// When one of them may be over.
+        retry: Duration,
+    },
+    /// As much waits for a replica as is allowed.
+    #[error("too much waits for a replica already: {found} {unit} with this request, at most {max}; retry later")]
+    QueueFull {
+        /// What is counted.
+        unit: &'static str,
+        /// How many with this request.
+        found: u64,
+        /// The bound.
+        max: u64,
+        /// When there may be room.
+        retry: Duration,
+    },
+    /// It would have to wait so long that its time would be over.
+    #[error(
+        "the request would wait about {} ms for a replica and has {} ms left; retry later",
+        wait.as_millis(),
+        left.as_millis()
+    )]
+    DeadlineUnmeetable {
+        /// How long it would wait.
+        wait: Duration,
+        /// How long it may take.
+        left: Duration,
+        /// When there may be time enough.
+        retry: Duration,
+    },
+    /// Its time was over while it waited for a replica. Nothing was computed for it.
+    #[error("no replica had room for the request within {} ms; retry later", timeout.as_millis())]
+    QueueTimeout {
+        /// The limit.
+        timeout: Duration,
+        /// When another try makes sense.
+        retry: Duration,
     },
     /// The deployment has no replica that serves, or none with room for such a context.
     #[error("no replica of `{model}` is ready; retry later")]
@@ -149,7 +187,10 @@ pub(super) enum ApiError {
     },
     /// Rank 0 takes no more for now.
     #[error("the replica is full; retry later")]
-    ReplicaFull,
+    ReplicaFull {
+        /// When it expects to have room, where it can say.
+        retry: Option<Duration>,
+    },
     /// Rank 0 could not be reached, or was lost before or in the middle of the answer.
     #[error("the replica was lost: {reason}")]
     ReplicaLost {
@@ -163,10 +204,10 @@ pub(super) enum ApiError {
         reason: String,
     },
     /// The request's time is over.
-    #[error("the request did not finish within {ms} ms")]
+    #[error("the request did not finish within {} ms", timeout.as_millis())]
     Deadline {
-        /// The limit, ms.
-        ms: u32,
+        /// The limit.
+        timeout: Duration,
     },
     /// This gateway ends.
     #[error("the server is shutting down; retry elsewhere")]
@@ -193,8 +234,8 @@ pub(super) struct Told {
     pub(super) kind: &'static str,
     /// `code` of the error object; stable.
     pub(super) code: &'static str,
-    /// Seconds after which another try makes sense.
-    pub(super) retry_after: Option<u32>,
+    /// After how long another try makes sense.
+    pub(super) retry_after: Option<Duration>,
 }
 
 impl ApiError {
@@ -216,15 +257,20 @@ impl ApiError {
             Self::BodyTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, INVALID, "request_too_large", None),
             Self::BodyTimeout { .. } => (S::REQUEST_TIMEOUT, INVALID, "request_body_timeout", None),
             Self::BodyBroken { .. } => (S::BAD_REQUEST, INVALID, "request_body_broken", None),
-            Self::TooManyRequests { .. } => (S::TOO_MANY_REQUESTS, LIMITED, "too_many_requests", Some(1)),
-            Self::NoReplica { .. } => (S::SERVICE_UNAVAILABLE, SERVER, "no_replica_ready", Some(2)),
-            Self::ModelLoading { .. } => (S::SERVICE_UNAVAILABLE, SERVER, "model_loading", Some(1)),
-            Self::ModelBroken { .. } => (S::SERVICE_UNAVAILABLE, SERVER, "model_unavailable", Some(30)),
-            Self::ReplicaFull => (S::SERVICE_UNAVAILABLE, SERVER, "replica_overloaded", Some(1)),
-            Self::ReplicaLost { .. } => (S::BAD_GATEWAY, SERVER, "replica_lost", Some(2)),
+            Self::TooManyRequests { retry, .. } => (S::TOO_MANY_REQUESTS, LIMITED, "too_many_requests", Some(*retry)),
+            Self::QueueFull { retry, .. } => (S::TOO_MANY_REQUESTS, LIMITED, "queue_full", Some(*retry)),
+            Self::DeadlineUnmeetable { retry, .. } => {
+                (S::SERVICE_UNAVAILABLE, SERVER, "deadline_unmeetable", Some(*retry))
+            }
+            Self::QueueTimeout { retry, .. } => (S::SERVICE_UNAVAILABLE, SERVER, "queue_timeout", Some(*retry)),
+            Self::NoReplica { .. } => (S::SERVICE_UNAVAILABLE, SERVER, "no_replica_ready", seconds(2)),
+            Self::ModelLoading { .. } => (S::SERVICE_UNAVAILABLE, SERVER, "model_loading", seconds(1)),
+            Self::ModelBroken { .. } => (S::SERVICE_UNAVAILABLE, SERVER, "model_unavailable", seconds(30)),
+            Self::ReplicaFull { retry } => (S::SERVICE_UNAVAILABLE, SERVER, "replica_overloaded", retry.or(seconds(1))),
+            Self::ReplicaLost { .. } => (S::BAD_GATEWAY, SERVER, "replica_lost", seconds(2)),
             Self::ReplicaFailed { .. } => (S::BAD_GATEWAY, SERVER, "replica_failed", None),
             Self::Deadline { .. } => (S::GATEWAY_TIMEOUT, SERVER, "deadline_exceeded", None),
-            Self::ShuttingDown => (S::SERVICE_UNAVAILABLE, SERVER, "shutting_down", Some(1)),
+            Self::ShuttingDown => (S::SERVICE_UNAVAILABLE, SERVER, "shutting_down", seconds(1)),
             Self::Internal { .. } => (S::INTERNAL_SERVER_ERROR, SERVER, "internal_error", None),
         };
         Told { status, kind, code, retry_after }
@@ -269,16 +315,30 @@ struct Detail<'a> {
     code: &'static str,
 }
 
+/// The `code` of a failure, on its response, for whoever counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FailureCode(pub(super) &'static str);
+
+/// As the header, but in milliseconds: OpenAI's clients look for it first.
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let told = self.told();
         let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
         let mut response = (told.status, json, self.object()).into_response();
-        if let Some(seconds) = told.retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        response.extensions_mut().insert(FailureCode(told.code));
+        if let Some(retry) = told.retry_after {
+            let ms = u64::try_from(retry.as_millis()).unwrap_or(u64::MAX).max(1);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
+            response.headers_mut().insert(RETRY_AFTER_MS, HeaderValue::from(ms));
         }
         response
     }
+}
+
+fn seconds(n: u64) -> Option<Duration> {
+    Some(Duration::from_secs(n))
 }
 
 /// Foreign text for a message: at most 80 characters.

@@ -10,13 +10,15 @@ use std::time::Instant;
 use protocol::generate::{Choice, FinishReason, GenerateEvent, GenerateRequest, TokenLogprobs, TokenOutput};
 use protocol::{ReplicaId, RequestId};
 
-use super::dispatch::{DispatchError, Events};
+use super::admission::{Place, Waiting};
+use super::dispatch::{Dispatch, Events};
 use super::errors::ApiError;
 use super::output::{Delta, Finish, Output};
 use super::prompt::Prompt;
-use super::route::Placed;
 use super::state::App;
 use super::validate::ValidRequest;
+use super::wait::Wait;
+use crate::view::ReadyReplica;
 
 /// Most replicas that are tried before the first token.
 const ATTEMPTS_MAX: usize = 3;
@@ -33,7 +35,7 @@ pub(super) enum Progress {
 /// A prompt that a replica has begun to answer.
 pub(super) struct Generation {
     attempt: Attempt,
-    app: Arc<App>,
+    wait: Wait,
     request: Arc<ValidRequest>,
     /// Which of the request's prompts.
     prompt: usize,
@@ -44,19 +46,18 @@ pub(super) struct Generation {
     opened: bool,
     outputs: Vec<Output>,
     told: VecDeque<Progress>,
-    deadline: Instant,
 }
 
 /// A replica that answers.
 struct Attempt {
     events: Box<dyn Events>,
-    placed: Placed,
+    place: Place,
     /// Prompt tokens that it had in its cache.
     cached_tokens: u32,
 }
 
 impl Generation {
-    /// Dispatches and waits until the replica has something to tell.
+    /// Waits for a replica, dispatches, and waits until the replica has something to tell.
     ///
     /// # Errors
     /// Those of a replica that cannot be had: nothing has been sent to the client yet.
@@ -67,44 +68,41 @@ impl Generation {
         app: Arc<App>,
         id: RequestId,
         request: Arc<ValidRequest>,
-        prompt: usize,
+        (prompt, waiting): (usize, Waiting),
         deadline: Instant,
     ) -> Result<Self, ApiError> {
+        let mut wait = Wait::new(&app, &request, deadline);
+        let mut place = wait.for_place(&app, id, waiting, &request.target.model).await?;
         let mut tried: Vec<ReplicaId> = Vec::new();
-        let mut last = ApiError::NoReplica { model: request.target.model.clone() };
-        let asked = &request.prompts[prompt];
-        let tokens = asked.ids.len() + asked.max_tokens as usize;
-        while tried.len() < ATTEMPTS_MAX {
-            let Some(placed) = app.routes.place(&request.target.deployment, tokens, &tried) else { break };
-            let replica = placed.replica.clone();
-            match first_event(&app, id, &request, asked, placed, deadline).await {
-                Ok((attempt, first)) => {
-                    let pieces = request.target.bundle.tokenizer.pieces();
-                    let output = || Output::new(pieces.clone(), request.rules.clone());
-                    let outputs = std::iter::repeat_with(output).take(usize::from(request.choices)).collect();
-                    return Ok(Self {
-                        attempt,
-                        app,
-                        prompt,
-                        id,
-                        first: Some(first),
-                        prompt_logprobs: Vec::new(),
-                        opened: false,
-                        outputs,
-                        told: VecDeque::new(),
-                        deadline,
-                        request,
-                    });
-                }
+        let mut failed: Option<ApiError> = None;
+        let (attempt, first) = loop {
+            let replica = place.replica().clone();
+            let events = first_event(&*app.dispatch, id, &request, &request.prompts[prompt], &replica, &mut wait).await;
+            let error = match events {
+                Ok(First { events, cached_tokens, event }) => break (Attempt { events, place, cached_tokens }, event),
                 Err((error, Elsewhere::No)) => return Err(error),
-                Err((error, Elsewhere::Maybe)) => {
-                    tracing::warn!(request_id = %id, replica_id = %replica.replica, epoch = %replica.epoch, %error, "replica gave no first token");
-                    tried.push(replica.replica);
-                    last = error;
-                }
+                Err((error, Elsewhere::Maybe)) => error,
+            };
+            tracing::warn!(request_id = %id, replica_id = %replica.replica, epoch = %replica.epoch, %error, "replica gave no first token");
+            tried.push(replica.replica);
+            let error = match failed {
+                Some(before) => to_tell(before, error),
+                None => error,
+            };
+            if tried.len() == ATTEMPTS_MAX {
+                return Err(error);
             }
-        }
-        Err(last)
+            place = match place.elsewhere(&tried) {
+                Some(place) => place,
+                None => return Err(error),
+            };
+            failed = Some(error);
+        };
+        let output = || Output::new(request.target.bundle.tokenizer.pieces().clone(), request.rules.clone());
+        let outputs = std::iter::repeat_with(output).take(usize::from(request.choices)).collect();
+        let (prompt_logprobs, told) = (Vec::new(), VecDeque::new());
+        let first = Some(first);
+        Ok(Self { attempt, wait, prompt, id, first, prompt_logprobs, opened: false, outputs, told, request })
     }
 
     /// Prompt tokens that the replica had in its cache.
@@ -123,7 +121,7 @@ impl Generation {
         let next = self.advance().await;
         if let Err(error) = &next {
             let tokens: usize = self.outputs.iter().map(Output::tokens).sum();
-            let replica = &self.attempt.placed.replica;
+            let replica = self.attempt.place.replica();
             tracing::warn!(request_id = %self.id, replica_id = %replica.replica, epoch = %replica.epoch, tokens, %error,
                 "generation failed");
         }
@@ -141,8 +139,8 @@ impl Generation {
             let event = match self.first.take() {
                 Some(event) => event,
                 None => {
-                    let timeout = self.request.terms.timeout;
-                    bounded(&self.app, self.deadline, timeout, self.attempt.events.next(self.deadline)).await?
+                    let (deadline, Attempt { events, place, .. }) = (self.wait.deadline(), &mut self.attempt);
+                    self.wait.for_replica(place.replica(), events.next(deadline)).await?
                 }
             };
             self.take(event).await?;
@@ -167,6 +165,8 @@ impl Generation {
 
     async fn take_tokens(&mut self, choice: u16, tokens: Vec<TokenOutput>) -> Result<(), ApiError> {
         self.open()?;
+        let running = self.outputs.iter().filter(|o| !o.has_ended()).count();
+        self.attempt.place.served(tokens.len(), running);
         let Some(output) = open_output(&mut self.outputs, choice)? else { return Ok(()) };
         let delta = output.push(tokens);
         let (found, max) = (output.tokens(), self.request.prompts[self.prompt].max_tokens as usize);
@@ -176,7 +176,7 @@ impl Generation {
         let stopped = delta.finish.is_some();
         self.tell(choice, delta);
         if stopped && !self.outputs.iter().all(Output::has_ended) {
-            self.attempt.events.end_choice(choice, self.deadline).await;
+            self.attempt.events.end_choice(choice, self.wait.deadline()).await;
         }
         Ok(())
     }
@@ -221,10 +221,10 @@ impl Generation {
                 Finish::StopId(_) => "stop id",
                 Finish::Length => "length",
             };
-            let replica = &self.attempt.placed.replica;
+            let (replica, tokens) = (self.attempt.place.replica(), self.outputs[usize::from(choice)].tokens());
             tracing::debug!(request_id = %self.id, replica_id = %replica.replica, epoch = %replica.epoch, choice,
-                prompt_tokens = self.request.prompts[self.prompt].ids.len(),
-                tokens = self.outputs[usize::from(choice)].tokens(), finish, "choice ended");
+                prompt_tokens = self.request.prompts[self.prompt].ids.len(), tokens, finish, "choice ended");
+            self.attempt.place.answered(tokens);
         }
         self.told.push_back(Progress::Choice { choice: usize::from(choice), delta });
     }
@@ -239,74 +239,67 @@ fn open_output(outputs: &mut [Output], choice: u16) -> Result<Option<&mut Output
     }
 }
 
+/// What a client is told of two replicas' failures: the later one, but of two that are full the one that has room first.
+fn to_tell(before: ApiError, now: ApiError) -> ApiError {
+    match (&before, &now) {
+        (ApiError::ReplicaFull { retry: Some(first) }, ApiError::ReplicaFull { retry })
+            if retry.is_none_or(|r| r > *first) =>
+        {
+            before
+        }
+        _ => now,
+    }
+}
+
 /// Whether another replica could do better.
 enum Elsewhere {
     Maybe,
     No,
 }
 
+/// A replica's first word that a client could be told.
+struct First {
+    events: Box<dyn Events>,
+    cached_tokens: u32,
+    event: GenerateEvent,
+}
+
 async fn first_event(
-    app: &App,
+    dispatch: &dyn Dispatch,
     id: RequestId,
     request: &ValidRequest,
     prompt: &Prompt,
-    placed: Placed,
-    deadline: Instant,
-) -> Result<(Attempt, GenerateEvent), (ApiError, Elsewhere)> {
-    let left = deadline.saturating_duration_since(Instant::now());
+    replica: &ReadyReplica,
+    wait: &mut Wait,
+) -> Result<First, (ApiError, Elsewhere)> {
     let wire = GenerateRequest {
         request_id: id,
-        replica: placed.replica.replica,
+        replica: replica.replica,
         prompt_ids: prompt.ids.to_vec(),
         choices: (0..request.choices).map(|index| Choice { index, resume: Vec::new() }).collect(),
         sampling: request.sampling_of(prompt),
         priority: request.terms.priority,
         cache_salt: request.terms.cache_salt.clone(),
-        deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
+        deadline_ms: u32::try_from(wait.left().as_millis()).unwrap_or(u32::MAX),
     };
     let elsewhere = |error: ApiError| {
-        let maybe = matches!(error, ApiError::ReplicaLost { .. } | ApiError::ReplicaFull);
+        let maybe = matches!(error, ApiError::ReplicaLost { .. } | ApiError::ReplicaFull { .. });
         (error, if maybe { Elsewhere::Maybe } else { Elsewhere::No })
     };
-    let timeout = request.terms.timeout;
-    let opened = bounded(app, deadline, timeout, app.dispatch.open(&placed.replica, &wire, deadline)).await;
-    let mut attempt = Attempt { events: opened.map_err(elsewhere)?, placed, cached_tokens: 0 };
+    let deadline = wait.deadline();
+    let opened = wait.for_replica(replica, dispatch.open(replica, &wire, deadline)).await;
+    let (mut events, mut cached) = (opened.map_err(elsewhere)?, 0);
     loop {
-        match bounded(app, deadline, timeout, attempt.events.next(deadline)).await.map_err(elsewhere)? {
+        match wait.for_replica(replica, events.next(deadline)).await.map_err(elsewhere)? {
             // Nothing that a client could have been told: the replica may still be lost without anybody noticing.
-            GenerateEvent::Started { cached_tokens } => attempt.cached_tokens = cached_tokens,
+            GenerateEvent::Started { cached_tokens } => cached = cached_tokens,
             GenerateEvent::Failed { reason, retryable: true } => {
                 return Err(elsewhere(ApiError::ReplicaLost { reason }));
             }
             GenerateEvent::Failed { reason, retryable: false } => {
                 return Err(elsewhere(ApiError::ReplicaFailed { reason }));
             }
-            event => return Ok((attempt, event)),
+            event => return Ok(First { events, cached_tokens: cached, event }),
         }
-    }
-}
-
-/// Waits for a replica, but not past the deadline and not past the gateway's own end.
-async fn bounded<T>(
-    app: &App,
-    deadline: Instant,
-    timeout: std::time::Duration,
-    wait: impl Future<Output = Result<T, DispatchError>>,
-) -> Result<T, ApiError> {
-    let late = || ApiError::Deadline { ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX) };
-    tokio::select! {
-        biased;
-        () = app.stop.cancelled() => Err(ApiError::ShuttingDown),
-        done = tokio::time::timeout_at(deadline.into(), wait) => match done {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(DispatchError::Deadline)) | Err(_) => Err(late()),
-            Ok(Err(DispatchError::Busy { reason })) => {
-                tracing::debug!(%reason, "replica is busy");
-                Err(ApiError::ReplicaFull)
-            }
-            Ok(Err(e @ DispatchError::Unreachable { .. })) => Err(ApiError::ReplicaLost { reason: e.to_string() }),
-            Ok(Err(DispatchError::Lost { reason })) => Err(ApiError::ReplicaLost { reason }),
-            Ok(Err(DispatchError::Refused { reason })) => Err(ApiError::ReplicaFailed { reason }),
-        },
     }
 }

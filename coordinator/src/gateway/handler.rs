@@ -47,7 +47,9 @@ pub(super) async fn handle<R: Route>(
     };
     let (permit, valid) = app.off_runtime(permit, prepare).await?;
     let request = Arc::new(valid);
-    let answers = Answers::start(&app, id, request.clone(), permit, arrived).await?;
+    let deadline = arrived + request.terms.timeout;
+    let waiting = app.admit(&request, deadline)?;
+    let answers = Answers::start(&app, id, request.clone(), (permit, waiting), deadline).await?;
     let reply = R::reply(id, request.clone());
     if request.style.stream { Ok(sse::respond(answers, reply)) } else { reply::whole(answers, reply).await }
 }

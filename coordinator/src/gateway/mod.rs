@@ -2,7 +2,7 @@
 //!
 //! Not here: anything that asks Raft. A gateway reads the view, its own files of the model (tokenizer, chat template,
 //! generation config) and the streams that it opens to rank 0 of a replica. One request goes
-//! `routes` → `handler` → `chat` or `completions` → `validate` → `answers` → `generation` (`route`, `dispatch`) →
+//! `routes` → `handler` → `chat` or `completions` → `validate` → `admission` → `answers` → `generation` (`dispatch`) →
 //! `output` → `reply` or `sse`; whatever goes wrong on the way leaves through `errors`.
 //!
 //! Where OpenAI's interface leaves room, or this one goes beyond it:
@@ -18,6 +18,9 @@
 //!   a logprob and no text. `max_tokens` may then be 0. On `/v1/completions` alone.
 //! - In completions' `top_logprobs`, a map by text, different tokens of one text are one entry, the likeliest;
 //!   `return_tokens_as_token_ids` names tokens `token_id:N` instead, so that none is lost. vLLM's `prompt_logprobs` is by id.
+//! - `x-priority` or vLLM's `priority` say who goes first (`terms`), `x-request-timeout-ms` how long a request may take, from its
+//!   arrival to its last token. A refusal says by status, `code` and `Retry-After` whether to slow down or to go elsewhere:
+//!   `docs/design/0003-the-front-door.md` has the table.
 //! - `best_of` other than `n` is refused: every choice is told. Choices are told by index over all prompts of a request.
 //! - The token of a logprob that is not whole characters is written `bytes:\xe4…` in completions and with U+FFFD (and
 //!   its `bytes`) in chats.
@@ -34,6 +37,7 @@ mod chat_reply;
 mod completions;
 mod completions_reply;
 mod conversation;
+mod counters;
 pub mod dispatch;
 mod errors;
 mod fields;
@@ -48,7 +52,6 @@ mod prompt;
 mod quic;
 mod reply;
 mod request_id;
-mod route;
 mod routes;
 mod rules;
 mod sampling;
@@ -62,6 +65,8 @@ pub mod tokenize;
 mod unstalled;
 mod unsupported;
 mod validate;
+mod wait;
 
 pub use bundle::{BundleError, check_model_files};
+pub use counters::GatewayStats;
 pub use server::{Gateway, GatewayConfig, GatewayError};

@@ -10,7 +10,6 @@ use serde::Serialize;
 use super::bundles::BundleState;
 use super::errors::{ApiError, quote};
 use super::reply::json;
-use super::route::context_tokens;
 use super::state::App;
 use crate::view::ServedDeployment;
 
@@ -70,7 +69,7 @@ fn models(app: &App) -> impl Iterator<Item = Model> {
 
 /// What a ready replica takes; before there is one, what it will take at most.
 fn context_of(app: &App, deployment: &ServedDeployment) -> Option<u32> {
-    context_tokens(deployment).or(deployment.spec.context_tokens).or_else(|| {
+    deployment.context_tokens().or(deployment.spec.context_tokens).or_else(|| {
         match app.bundles.get(&deployment.spec.model) {
             BundleState::Loaded(bundle) => Some(bundle.context_tokens),
             BundleState::Loading | BundleState::Failed(..) => None,

@@ -16,6 +16,14 @@ pub(super) struct Prompt {
     pub(super) echo: Option<Echo>,
 }
 
+impl Prompt {
+    /// What it holds in memory, bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let echo = self.echo.as_ref().map_or(0, |e| e.text.len() + e.offsets.len() * size_of::<usize>());
+        self.ids.len() * size_of::<u32>() + echo
+    }
+}
+
 /// A prompt's text and where in it each of its tokens begins.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Echo {

@@ -175,8 +175,12 @@ fn failed(error: StreamError) -> DispatchError {
 fn refused(refusal: Refusal) -> DispatchError {
     let reason = refusal.to_string();
     match refusal.code {
-        RefusalCode::Overloaded { .. } | RefusalCode::Draining | RefusalCode::WrongEpoch | RefusalCode::NotLeader => {
-            DispatchError::Busy { reason }
+        RefusalCode::Overloaded { retry_after_ms } => {
+            let retry = (retry_after_ms > 0).then(|| Duration::from_millis(retry_after_ms.into()));
+            DispatchError::Busy { reason, retry }
+        }
+        RefusalCode::Draining | RefusalCode::WrongEpoch | RefusalCode::NotLeader => {
+            DispatchError::Busy { reason, retry: None }
         }
         RefusalCode::BadRequest | RefusalCode::Forbidden => DispatchError::Refused { reason },
         RefusalCode::Internal => DispatchError::Lost { reason },

@@ -11,7 +11,7 @@ use super::completions::Completions;
 use super::errors::{ApiError, quote};
 use super::handler::handle;
 use super::state::App;
-use super::{body, health, metrics, models, request_id};
+use super::{body, counters, health, metrics, models, request_id};
 
 /// Every route of the public endpoint. The API stands under `/v1` and, for GLM's own clients, under `/api/paas/v4`.
 pub(super) fn router(app: Arc<App>) -> Router {
@@ -31,6 +31,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(axum::middleware::from_fn(request_id::layer))
+        .layer(axum::middleware::from_fn_with_state(app.clone(), counters::layer))
         .with_state(app)
 }
 

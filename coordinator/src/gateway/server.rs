@@ -15,11 +15,11 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::admission::Admission;
+use super::admission::{Bounds, Gate, Places};
 use super::bundles::Bundles;
+use super::counters::{Counters, GatewayStats};
 use super::dispatch::Dispatch;
 use super::quic::QuicDispatch;
-use super::route::Routes;
 use super::routes;
 use super::state::{App, unix_now};
 use super::unstalled::Unstalled;
@@ -67,12 +67,12 @@ pub enum GatewayError {
 }
 
 /// A running gateway. Dropped without [`Gateway::shutdown`], it ends at once.
-#[derive(Debug)]
 pub struct Gateway {
     addr: SocketAddr,
     draining: CancellationToken,
     stop: CancellationToken,
     tasks: TaskTracker,
+    app: Arc<App>,
 }
 
 impl Gateway {
@@ -107,12 +107,16 @@ impl Gateway {
         let bundles = Arc::new(Bundles::default());
         let tasks = TaskTracker::new();
         tasks.spawn(bundles.clone().follow(view.clone(), draining.clone()));
+        let bounds = Bounds { tokens: config.limits.queue_tokens_max, bytes: config.limits.queue_bytes_max };
+        let gate = Gate::new(bounds, view.clone());
+        tasks.spawn(gate.clone().follow(draining.clone()));
         let app = Arc::new(App {
             view,
             bundles,
             dispatch,
-            admission: Admission::new(config.limits.requests_max),
-            routes: Routes::default(),
+            places: Places::new(config.limits.requests_max),
+            gate,
+            counters: Counters::default(),
             limits: config.limits,
             metrics: config.metrics,
             draining: draining.clone(),
@@ -120,7 +124,7 @@ impl Gateway {
             started: unix_now(),
         });
         let server = Server {
-            router: routes::router(app),
+            router: routes::router(app.clone()),
             places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             draining: draining.clone(),
             stop: stop.clone(),
@@ -128,13 +132,19 @@ impl Gateway {
         };
         tasks.spawn(server.accept(listener));
         tracing::info!(%addr, "public endpoint listens");
-        Ok(Self { addr, draining, stop, tasks })
+        Ok(Self { addr, draining, stop, tasks, app })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// What it has done so far, and what it holds now.
+    #[must_use]
+    pub fn stats(&self) -> GatewayStats {
+        self.app.stats()
     }
 
     /// Admits nothing new, lets what runs finish for at most `drain`, then ends it with an error to its client. Returns
@@ -148,6 +158,12 @@ impl Gateway {
         self.stop.cancel();
         self.tasks.wait().await;
         tracing::info!(addr = %self.addr, "public endpoint closed");
+    }
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").field("addr", &self.addr).finish_non_exhaustive()
     }
 }
 

@@ -59,6 +59,7 @@ impl<R: Reply> Telling<R> {
                     self.ended = true;
                 }
                 Err(error) => {
+                    self.answers.broken_off(&error);
                     self.event(&error.object());
                     self.ended = true;
                 }

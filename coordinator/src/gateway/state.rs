@@ -1,20 +1,21 @@
 //! What every route shares, and how a model's name becomes something that serves it.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::body::{Body, Bytes};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::admission::{Admission, Permit};
+use super::admission::{Demand, Gate, No, Permit, Places, Waiting};
 use super::body;
 use super::bundle::Bundle;
 use super::bundles::{BundleState, Bundles};
+use super::counters::Counters;
 use super::dispatch::Dispatch;
 use super::errors::{ApiError, quote};
 use super::fields::RawRequest;
-use super::route::{Routes, context_tokens};
+use super::validate::ValidRequest;
 use crate::config::GatewayLimits;
 use crate::metrics::Picture;
 use crate::view::{ClusterView, ServedDeployment};
@@ -24,8 +25,9 @@ pub(super) struct App {
     pub(super) view: watch::Receiver<Arc<ClusterView>>,
     pub(super) bundles: Arc<Bundles>,
     pub(super) dispatch: Arc<dyn Dispatch>,
-    pub(super) admission: Admission,
-    pub(super) routes: Routes,
+    pub(super) places: Places,
+    pub(super) gate: Gate,
+    pub(super) counters: Counters,
     pub(super) limits: GatewayLimits,
     /// What is told of the cluster, where that is.
     pub(super) metrics: Option<watch::Receiver<Arc<Picture>>>,
@@ -64,7 +66,8 @@ impl App {
     /// [`ApiError::ShuttingDown`], [`ApiError::TooManyRequests`], and those of [`body::read`].
     pub(super) async fn take_in(&self, body: Body) -> Result<(Permit, Bytes), ApiError> {
         let draining = self.draining.is_cancelled();
-        let admitted = if draining { Err(ApiError::ShuttingDown) } else { self.admission.admit() };
+        let full = || ApiError::TooManyRequests { max: self.places.max(), retry: self.gate.one_is_over_in() };
+        let admitted = if draining { Err(ApiError::ShuttingDown) } else { self.places.take().ok_or_else(full) };
         match admitted {
             Ok(permit) => Ok((permit, body::read(body, self.limits.body_bytes_max).await?)),
             Err(error) => {
@@ -94,6 +97,20 @@ impl App {
         }
     }
 
+    /// Admits a request: one place in the queue for each of its prompts.
+    ///
+    /// # Errors
+    /// [`ApiError::QueueFull`], [`ApiError::DeadlineUnmeetable`].
+    pub(super) fn admit(&self, request: &ValidRequest, deadline: Instant) -> Result<Vec<Waiting>, ApiError> {
+        let demands: Vec<Demand> = (0..request.prompts.len()).map(|prompt| request.demand(prompt)).collect();
+        let deployment = &request.target.deployment.spec.name;
+        self.gate.arrive(deployment, &demands, request.terms.priority, deadline).map_err(|no| match no {
+            No::QueueTokens { found, max, retry } => ApiError::QueueFull { unit: "tokens", found, max, retry },
+            No::QueueBytes { found, max, retry } => ApiError::QueueFull { unit: "bytes", found, max, retry },
+            No::TooLate { wait, left, retry } => ApiError::DeadlineUnmeetable { wait, left, retry },
+        })
+    }
+
     /// What serves the model that a request names.
     ///
     /// # Errors
@@ -106,7 +123,7 @@ impl App {
             BundleState::Loading => return Err(ApiError::ModelLoading { model }),
             BundleState::Failed(reason, _) => return Err(ApiError::ModelBroken { model, reason: reason.to_string() }),
         };
-        let Some(context_tokens) = context_tokens(&deployment) else { return Err(ApiError::NoReplica { model }) };
+        let Some(context_tokens) = deployment.context_tokens() else { return Err(ApiError::NoReplica { model }) };
         Ok(Target { model, deployment, bundle, context_tokens })
     }
 

@@ -2,8 +2,9 @@
 //!
 //! Invariant: whoever holds a [`ValidRequest`] need not check anything again; rank 0 will not refuse it.
 
-use protocol::generate::{CHOICES_MAX, SamplingParams};
+use protocol::generate::{CHOICES_MAX, Grammar, SamplingParams};
 
+use super::admission::Demand;
 use super::bundle::Bundle;
 use super::errors::ApiError;
 use super::fields::RawRequest;
@@ -14,6 +15,9 @@ use super::state::Target;
 use super::style::Style;
 use super::terms::Terms;
 use super::{rules, unsupported};
+
+/// What any request takes up, whatever it says, bytes.
+const FIXED_BYTES: usize = 2048;
 
 /// A request that can be generated.
 #[derive(Debug)]
@@ -39,6 +43,28 @@ impl ValidRequest {
     /// comes out of the prompt's own step.
     pub(super) fn sampling_of(&self, prompt: &Prompt) -> SamplingParams {
         SamplingParams { max_tokens: prompt.max_tokens.max(1), ..self.sampling.clone() }
+    }
+
+    /// What one prompt asks of admission. What all prompts share is held as long as any of them waits; it counts with the
+    /// first.
+    pub(super) fn demand(&self, prompt: usize) -> Demand {
+        let shared = if prompt == 0 { self.shared_bytes() } else { 0 };
+        let prompt = &self.prompts[prompt];
+        Demand {
+            prompt: u32::try_from(prompt.ids.len()).unwrap_or(u32::MAX),
+            answer_max: prompt.max_tokens.max(1),
+            choices: self.choices,
+            bytes: (shared + prompt.bytes()) as u64,
+        }
+    }
+
+    /// What it holds in memory beside its prompts, bytes; small things are counted by their usual size.
+    fn shared_bytes(&self) -> usize {
+        let sampling = &self.sampling;
+        let stops: usize = self.rules.stop.iter().map(String::len).sum();
+        let grammar = sampling.grammar.as_ref().map_or(0, Grammar::len);
+        let biases = sampling.logit_bias.len() * size_of::<(u32, f32)>();
+        FIXED_BYTES + stops + grammar + biases + self.target.model.len() + self.terms.cache_salt.len()
     }
 
     /// The prompt that the choice of this index, counted over all prompts, answers.

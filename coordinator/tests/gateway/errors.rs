@@ -264,7 +264,7 @@ async fn failures_before_the_first_token_are_told_by_status() {
     let failed = |retryable| vec![Step::Event(GenerateEvent::Failed { reason: reason(), retryable })];
     let cases = [
         (Err(DispatchError::Unreachable { reason: reason() }), 502, "replica_lost", true),
-        (Err(DispatchError::Busy { reason: reason() }), 503, "replica_overloaded", true),
+        (Err(DispatchError::Busy { reason: reason(), retry: None }), 503, "replica_overloaded", true),
         (Err(DispatchError::Refused { reason: reason() }), 502, "replica_failed", false),
         (Ok(vec![Step::Break(DispatchError::Lost { reason: reason() })]), 502, "replica_lost", true),
         (Ok(vec![Step::Break(DispatchError::Deadline)]), 504, "deadline_exceeded", false),

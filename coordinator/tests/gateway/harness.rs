@@ -31,6 +31,8 @@ pub(crate) struct Harness {
 
 /// Longest context of the tiny model's replicas, tokens.
 pub(crate) const CONTEXT: u32 = 256;
+/// Their KV cache, tokens.
+pub(crate) const KV_TOKENS: u32 = 4096;
 
 impl Harness {
     /// One ready replica that answers every request by `steps`.
@@ -64,7 +66,19 @@ impl Harness {
     /// Publishes the tiny model's deployment with so many ready replicas.
     pub(crate) fn serve(&self, replicas: u64) {
         let deployment = Arc::new(deployment(self.dir.path().to_str().unwrap(), replicas));
-        self.view.send_replace(Arc::new(ClusterView { applied_index: 7, leader: None, deployments: vec![deployment] }));
+        self.view.send_replace(Arc::new(ClusterView {
+            applied_index: 7,
+            deployments: vec![deployment],
+            ..ClusterView::default()
+        }));
+    }
+
+    /// Publishes that replica `lost` has no group any more and replica `drains` finishes what it has.
+    pub(crate) fn lose(&self, lost: u64, drains: u64) {
+        let deployment = Arc::new(deployment(self.dir.path().to_str().unwrap(), 0));
+        let draining = vec![(ReplicaId(drains), Epoch(3)), (ReplicaId(lost), Epoch(2))];
+        let view = ClusterView { applied_index: 8, deployments: vec![deployment], draining, ..ClusterView::default() };
+        self.view.send_replace(Arc::new(view));
     }
 
     /// Waits until the model's files are read.
@@ -134,6 +148,7 @@ pub(crate) fn deployment(dir: &str, replicas: u64) -> ServedDeployment {
         replica: ReplicaId(n),
         epoch: Epoch(3),
         context_tokens: CONTEXT,
+        kv_tokens: KV_TOKENS,
         leader: RankAddr::new(Rank(0), NodeId::new("node-1").unwrap(), addr, addr),
     };
     ServedDeployment { spec, replicas: (1..=replicas).map(ready).collect() }

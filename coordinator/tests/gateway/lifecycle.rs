@@ -105,7 +105,7 @@ async fn a_port_in_use_is_named() {
 #[tokio::test]
 async fn files_of_a_deployment_that_is_gone_are_dropped() {
     let h = Harness::playing(vec![length()]).await;
-    h.view.send_replace(Arc::new(ClusterView { applied_index: 8, leader: None, deployments: vec![] }));
+    h.view.send_replace(Arc::new(ClusterView { applied_index: 8, ..ClusterView::default() }));
     assert_eq!(h.chat(&hi_with(json!({}))).await.error()["code"], "model_not_found");
     h.serve(1);
     h.until_ready().await;

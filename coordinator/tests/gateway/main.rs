@@ -1,6 +1,7 @@
 //! The gateway from the outside: HTTP against a scripted replica, and its text handling against Hugging Face's results.
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod admission;
 mod chat;
 mod choices;
 mod client;

@@ -72,10 +72,14 @@ impl Cluster {
 
     fn serve(&self, epoch: Epoch, serve: SocketAddr, node: &str) {
         let leader = RankAddr::new(Rank(0), NodeId::new(node).unwrap(), serve, serve);
-        let replica = ReadyReplica { replica: ReplicaId(1), epoch, context_tokens: 256, leader };
+        let replica = ReadyReplica { replica: ReplicaId(1), epoch, context_tokens: 256, kv_tokens: 4096, leader };
         let spec = deployment(self.dir.path().to_str().unwrap(), 0).spec;
         let deployment = Arc::new(ServedDeployment { spec, replicas: vec![replica] });
-        self.view.send_replace(Arc::new(ClusterView { applied_index: 1, leader: None, deployments: vec![deployment] }));
+        self.view.send_replace(Arc::new(ClusterView {
+            applied_index: 1,
+            deployments: vec![deployment],
+            ..ClusterView::default()
+        }));
     }
 
     async fn send(&self, mut request: hyper::Request<http_body_util::Full<hyper::body::Bytes>>) -> Told {

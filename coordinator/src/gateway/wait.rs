@@ -1,0 +1,115 @@
+//! How long a request waits for anybody: not past its deadline, not past the gateway's own end, and not for a group that is
+//! known to be gone.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use protocol::RequestId;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::admission::{Place, Waiting};
+use super::dispatch::DispatchError;
+use super::errors::ApiError;
+use super::state::App;
+use super::validate::ValidRequest;
+use crate::view::{ClusterView, ReadyReplica};
+
+/// What ends the waiting of one request.
+pub(super) struct Wait {
+    /// From arrival to the last token.
+    timeout: Duration,
+    deadline: Instant,
+    draining: CancellationToken,
+    stop: CancellationToken,
+    view: watch::Receiver<Arc<ClusterView>>,
+}
+
+impl Wait {
+    pub(super) fn new(app: &App, request: &ValidRequest, deadline: Instant) -> Self {
+        let (draining, stop) = (app.draining.clone(), app.stop.clone());
+        Self { timeout: request.terms.timeout, deadline, draining, stop, view: app.view.clone() }
+    }
+
+    /// When the request's time is over.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// How much of it is left.
+    pub(super) fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Waits for a replica. A gateway that ends begins with nothing that has not begun.
+    ///
+    /// # Errors
+    /// [`ApiError::QueueTimeout`], [`ApiError::NoReplica`], [`ApiError::ShuttingDown`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the place in the queue back.
+    pub(super) async fn for_place(
+        &self,
+        app: &App,
+        id: RequestId,
+        waiting: Waiting,
+        model: &str,
+    ) -> Result<Place, ApiError> {
+        tokio::select! {
+            biased;
+            () = self.draining.cancelled() => Err(ApiError::ShuttingDown),
+            placed = tokio::time::timeout_at(self.deadline.into(), waiting.place()) => match placed {
+                Ok(Some(place)) => Ok(place),
+                Ok(None) => Err(ApiError::NoReplica { model: model.to_owned() }),
+                Err(_) => {
+                    tracing::debug!(request_id = %id, "no replica had room in time");
+                    Err(ApiError::QueueTimeout { timeout: self.timeout, retry: app.gate.one_is_over_in() })
+                }
+            },
+        }
+    }
+
+    /// Waits for what a replica does.
+    ///
+    /// # Errors
+    /// What the replica's way says, as [`ApiError`].
+    ///
+    /// # Cancel safety
+    /// That of `wait`.
+    pub(super) async fn for_replica<T>(
+        &mut self,
+        replica: &ReadyReplica,
+        wait: impl Future<Output = Result<T, DispatchError>>,
+    ) -> Result<T, ApiError> {
+        let late = || ApiError::Deadline { timeout: self.timeout };
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(ApiError::ShuttingDown),
+            done = tokio::time::timeout_at(self.deadline.into(), wait) => match done {
+                Ok(Ok(value)) => Ok(value),
+                Ok(Err(DispatchError::Deadline)) | Err(_) => Err(late()),
+                Ok(Err(DispatchError::Busy { reason, retry })) => {
+                    tracing::debug!(%reason, "replica is busy");
+                    Err(ApiError::ReplicaFull { retry })
+                }
+                Ok(Err(e @ DispatchError::Unreachable { .. })) => Err(ApiError::ReplicaLost { reason: e.to_string() }),
+                Ok(Err(DispatchError::Lost { reason })) => Err(ApiError::ReplicaLost { reason }),
+                Ok(Err(DispatchError::Refused { reason })) => Err(ApiError::ReplicaFailed { reason }),
+            },
+            () = gone(&mut self.view, replica) => {
+                let reason = format!("its group of epoch {} is gone", replica.epoch);
+                Err(ApiError::ReplicaLost { reason })
+            }
+        }
+    }
+}
+
+/// Until the view says that a replica's group is not there any more.
+async fn gone(view: &mut watch::Receiver<Arc<ClusterView>>, replica: &ReadyReplica) {
+    while view.borrow_and_update().has_group(replica.replica, replica.epoch) {
+        if view.changed().await.is_err() {
+            // Nobody will say any more; the replica's own way tells.
+            return std::future::pending().await;
+        }
+    }
+}
