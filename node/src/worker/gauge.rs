@@ -1,9 +1,9 @@
 //! The engine's load and totals as numbers that any thread may read while the compute thread steps.
 //!
-//! Not here: history. Each number is exact as of some step; together they may be of two neighbouring steps.
+//! Not here: history. Load and totals are each of one step, so that an engine without sequences is never seen with the
+//! blocks that it used a step earlier; the two may be of neighbouring steps.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use protocol::stats::EngineStats;
 use protocol::worker::EngineLoad;
@@ -13,12 +13,8 @@ use crate::engine::Scheduler;
 /// Shared by the compute thread (writes) and the control thread (reads).
 #[derive(Debug, Default)]
 pub(super) struct Gauge {
-    running: AtomicU32,
-    waiting: AtomicU32,
-    kv_blocks_used: AtomicU32,
-    kv_blocks_total: AtomicU32,
-    steps: AtomicU64,
-    /// Locked for the time of a copy by either side, so neither waits.
+    /// Both locked for the time of a copy by either side, so neither waits.
+    load: Mutex<EngineLoad>,
     stats: Mutex<EngineStats>,
 }
 
@@ -34,16 +30,18 @@ impl Gauge {
         stats.prefix_cache_evictions = counts.evictions;
         stats.preemptions = counts.preemptions;
         drop(stats);
-        self.running.store(count(scheduler.num_running()), Ordering::Relaxed);
-        self.waiting.store(count(scheduler.num_waiting()), Ordering::Relaxed);
-        self.kv_blocks_used.store(count(scheduler.pool().used()), Ordering::Relaxed);
-        self.kv_blocks_total.store(scheduler.pool().capacity(), Ordering::Relaxed);
-        self.steps.store(counts.steps, Ordering::Relaxed);
+        *self.locked_load() = EngineLoad {
+            running: count(scheduler.num_running()),
+            waiting: count(scheduler.num_waiting()),
+            kv_blocks_used: count(scheduler.pool().used()),
+            kv_blocks_total: scheduler.pool().capacity(),
+            steps: counts.steps,
+        };
     }
 
     /// One step more; all there is to say of a rank that does not schedule.
     pub(super) fn count_step(&self) {
-        self.steps.fetch_add(1, Ordering::Relaxed);
+        self.locked_load().steps += 1;
     }
 
     /// What the engine has done so far; all zero on a rank that does not schedule.
@@ -51,14 +49,12 @@ impl Gauge {
         self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn locked_load(&self) -> MutexGuard<'_, EngineLoad> {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The figures.
     pub(super) fn load(&self) -> EngineLoad {
-        EngineLoad {
-            running: self.running.load(Ordering::Relaxed),
-            waiting: self.waiting.load(Ordering::Relaxed),
-            kv_blocks_used: self.kv_blocks_used.load(Ordering::Relaxed),
-            kv_blocks_total: self.kv_blocks_total.load(Ordering::Relaxed),
-            steps: self.steps.load(Ordering::Relaxed),
-        }
+        *self.locked_load()
     }
 }
