@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod engine;
+pub mod grammar;
 mod pipe;
 pub mod sampler;
 pub mod worker;

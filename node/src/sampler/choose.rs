@@ -9,9 +9,10 @@ use super::history::History;
 use super::logprobs::logprobs;
 use super::philox::uniform;
 use super::row::ById;
+use crate::grammar::{Constraint, GrammarError};
 
 /// Why no token could be chosen.
-#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum SampleError {
     /// A NaN or an infinity came out of the model.
     #[error("logit {logit} of id {id} at position {position} is not finite")]
@@ -35,6 +36,9 @@ pub enum SampleError {
         /// As of [`Self::NotFinite`].
         position: u64,
     },
+    /// The grammar cannot be followed.
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
 }
 
 /// A chosen token.
@@ -66,6 +70,8 @@ pub struct Sampler {
     /// Which of the request's answers.
     choice: u16,
     history: History,
+    /// What the output must match.
+    constraint: Option<Constraint>,
     /// Output tokens so far: the next one's position for the generator.
     position: u64,
 }
@@ -76,7 +82,19 @@ impl Sampler {
     pub fn new(params: SamplingParams, choice: u16, prompt: &[u32], resume: &[u32]) -> Self {
         let mut history = History::new(&params, prompt);
         resume.iter().for_each(|id| history.record(*id));
-        Self { params, choice, history, position: resume.len() as u64 }
+        Self { params, choice, history, constraint: None, position: resume.len() as u64 }
+    }
+
+    /// The same under a grammar; `constraint` has gone over the resumed tokens already.
+    #[must_use]
+    pub fn constrained(self, constraint: Option<Constraint>) -> Self {
+        Self { constraint, ..self }
+    }
+
+    /// Whether the output matches its grammar and nothing can follow: it ends here, stop id or not.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.constraint.as_ref().is_some_and(Constraint::is_ended)
     }
 
     /// How much of the next row [`Self::choose`] needs to choose what it would choose of the whole row.
@@ -84,7 +102,9 @@ impl Sampler {
     /// Of `n` best raw logits, at most as many can fall behind as there are ids whose logits may be lowered, and nobody
     /// rises: with `k` that many more than the best that the draw looks at, those are all among the `k` best. The whole
     /// row is wanted where a logit may be raised, where all of it is summed over (logprobs, top-p or a draw without
-    /// top-k) and where `k` would be too large.
+    /// top-k) and where `k` would be too large. Under a grammar too: the best of the few ids that it allows may stand
+    /// anywhere in the row. Sending every rank the mask with the plan (vocabulary / 8 bytes) would do better; nothing
+    /// does so yet.
     ///
     /// AutoGLM's own parameters (greedy, a frequency penalty) want 1 candidate more than the answer has different
     /// tokens.
@@ -99,7 +119,7 @@ impl Sampler {
     fn candidates_wanted(&self) -> Option<usize> {
         let p = &self.params;
         let raises = self.history.raises() || p.logit_bias.iter().any(|(_, bias)| *bias > 0.0);
-        if raises || p.logprobs.is_some() {
+        if raises || p.logprobs.is_some() || self.constraint.is_some() {
             return None;
         }
         let kept = match (p.temperature == 0.0, p.top_k) {
@@ -129,19 +149,25 @@ impl Sampler {
                 Some(logprobs(logits, id, top, &mut scratch.candidates))
             }
         };
+        if let Some(constraint) = self.constraint.as_mut().filter(|_| !self.params.stop_token_ids.contains(&id)) {
+            constraint.accept(id)?;
+        }
         self.position += 1;
         self.history.record(id);
         Ok(Choice { id, logprobs })
     }
 
     /// Of a whole row, `[vocab]`.
-    fn of_row(&self, logits: &[f32], scratch: &mut Scratch) -> Result<u32, SampleError> {
+    fn of_row(&mut self, logits: &[f32], scratch: &mut Scratch) -> Result<u32, SampleError> {
         check_finite(logits, self.position)?;
         let Scratch { logits: adjusted, candidates } = scratch;
         let row = if self.adjusts() {
             adjusted.clear();
             adjusted.extend_from_slice(logits);
             self.adjust(adjusted.as_mut_slice());
+            if let Some(constraint) = &mut self.constraint {
+                constraint.mask(adjusted, &self.params.stop_token_ids)?;
+            }
             adjusted.as_slice()
         } else {
             logits
@@ -187,16 +213,16 @@ impl Sampler {
 
     /// Whether any step before temperature changes a logit.
     fn adjusts(&self) -> bool {
-        !self.history.is_inert() || !self.params.logit_bias.is_empty() || self.masks()
+        !self.history.is_inert() || !self.params.logit_bias.is_empty() || self.masks() || self.constraint.is_some()
     }
 
-    /// Whether stop ids are still masked. A grammar's mask belongs to the same place: after the bias, which must not
-    /// bring a masked id back.
+    /// Whether stop ids are still masked. The grammar's mask comes after this one; neither brings an id back that the
+    /// other has masked, nor does the bias, which comes before both.
     fn masks(&self) -> bool {
         self.position < u64::from(self.params.min_tokens) && !self.params.stop_token_ids.is_empty()
     }
 
-    /// Penalties, bias and mask, in this order.
+    /// Penalties, bias and the mask of stop ids that come too early, in this order.
     fn adjust(&self, row: &mut (impl ById + ?Sized)) {
         self.history.apply(row);
         for (id, bias) in &self.params.logit_bias {

@@ -1,7 +1,7 @@
 //! Which token comes out of a row of logits, and how much of the row is needed to say so.
 //!
-//! The order of effects (DESIGN §5): repetition, frequency and presence penalties → logit bias → mask → temperature →
-//! top-k, top-p, min-p → draw. Temperature 0 takes the best after the mask. Ties go to the lowest id everywhere.
+//! The order of effects (DESIGN §5): repetition, frequency and presence penalties → logit bias → masks → temperature →
+//! top-k, top-p, min-p → draw. Temperature 0 takes the best after the masks. Ties go to the lowest id everywhere.
 //!
 //! Not here: where logits come from, when a sequence ends (the engine). No clock and no state of a generator: a draw
 //! is a function of (seed, choice, position), and all arithmetic is plain IEEE operations in a fixed order, so a stream that is

@@ -20,11 +20,13 @@ use tokio::sync::mpsc;
 use transport::{AbortHandle, NodeIdentity};
 
 use super::compute::{ComputeRank, Order};
+use super::constraints::Constraints;
 use super::error::WorkerError;
 use super::gauge::Gauge;
 use super::reporter::Reporter;
 use super::serve::{Front, ServeSide};
 use super::submission::SUBMISSIONS_MAX;
+use crate::grammar::Grammars;
 use crate::pipe::{self, PipeError};
 
 /// How often the agent hears that the worker is alive.
@@ -130,6 +132,10 @@ impl Control {
             epoch: spec.epoch,
             vocab: model_spec.vocab_size,
             context_tokens: spec.plan.context_tokens,
+            constraints: Constraints::new(Grammars::new(
+                spec.deployment.model.dir.clone().into(),
+                model_spec.vocab_size,
+            )),
             submissions: submissions_tx,
             open: AtomicBool::new(false),
         });

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use protocol::SeqId;
 use protocol::frame::{Refusal, RefusalCode};
-use protocol::generate::{GenerateRequest, TokenOutput};
+use protocol::generate::{FinishReason, GenerateRequest, TokenOutput};
 use protocol::step::{LogitsWanted, StepPlan};
-use sharding::layers::Logits;
+use sharding::layers::{Logits, LogitsRow};
 use tokio::sync::mpsc;
 
 use super::compute::Order;
@@ -26,10 +26,10 @@ use super::group::{LeadingGroup, Ranks};
 use super::model::StepModel;
 use super::pace::Pace;
 use super::planner::Planner;
-use super::requests::{Request, Requests};
+use super::requests::{Request, Requests, Scored};
 use super::submission::{Reply, SUBMISSIONS_MAX, Submission};
-use crate::engine::{Admission, AdmitError, Draft, NewRequest, Progress, Sample, Scheduler, Started, Step};
-use crate::sampler::{Sampler, Scratch};
+use crate::engine::{Admission, AdmitError, Draft, NewRequest, Progress, PromptRows, Sample, Scheduler, Started, Step};
+use crate::sampler::{SampleError, Sampler, Scratch, prompt_logprobs};
 
 /// Where the step loop's commands come from.
 pub(super) struct Inbox {
@@ -178,7 +178,7 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
     }
 
     fn admit(&mut self, submission: Submission) {
-        let Submission { request, replies, ended } = submission;
+        let Submission { request, constraints, replies, ended } = submission;
         let GenerateRequest { request_id, prompt_ids, choices, sampling, priority, cache_salt, .. } = request;
         let new = NewRequest {
             prompt: prompt_ids,
@@ -190,7 +190,8 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
             cache_salt,
             prompt_logits: sampling.prompt_logprobs.is_some(),
         };
-        let request = Request::new(request_id, (replies, ended), new.prompt.len(), Instant::now());
+        let mut request = Request::new(request_id, (replies, ended), new.prompt.len(), Instant::now());
+        request.scored = sampling.prompt_logprobs.map(|top| Scored { ids: new.prompt.clone(), top });
         if self.draining {
             let detail = "the replica is draining".to_owned();
             return request.reply(Reply::Refused(Refusal { code: RefusalCode::Draining, detail }));
@@ -203,12 +204,20 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
             }
         };
         let mut queued = Vec::with_capacity(choices.len());
+        let mut constraints = constraints.into_iter();
         for (choice, admission) in choices.into_iter().zip(admissions) {
+            let constraint = constraints.next();
             match admission {
                 Admission::Finished(reason) => request.reply(Reply::Finished { choice: choice.index, reason }),
                 Admission::Queued(seq) => {
                     tracing::debug!(%request_id, choice = choice.index, seq = seq.0, "choice queued");
-                    let sampler = Sampler::new(sampling.clone(), choice.index, &new.prompt, &choice.resume);
+                    let sampler = Sampler::new(sampling.clone(), choice.index, &new.prompt, &choice.resume)
+                        .constrained(constraint);
+                    if sampler.is_complete() {
+                        self.planner.scheduler().cancel(seq);
+                        request.reply(Reply::Finished { choice: choice.index, reason: FinishReason::Stop });
+                        continue;
+                    }
                     queued.push((seq, choice.index, sampler));
                 }
             }
@@ -257,7 +266,12 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
         let sampled = self.sample(step, logits.as_ref())?;
         let now = Instant::now();
         for Progress { seq, finished } in self.planner.scheduler().complete(&sampled) {
-            if let Some(reason) = finished {
+            let complete = self.requests.sampler(seq).is_some_and(|sampler| sampler.is_complete());
+            if complete && finished.is_none() {
+                self.planner.scheduler().cancel(seq);
+            }
+            let reason = if complete { Some(FinishReason::Stop) } else { finished };
+            if let Some(reason) = reason {
                 self.requests.finish(seq, reason, now);
             }
         }
@@ -274,6 +288,9 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
         if rows.len() != wanted {
             return Err(StepFault::Logits { step: step.plan.step, wanted, found: rows.len() });
         }
+        for PromptRows { seq, rows: of_prompt, from } in &step.prompts {
+            self.score_prompt(*seq, &rows[of_prompt.clone()], *from);
+        }
         let mut sampled = Vec::with_capacity(step.samples.len());
         for Sample { row, seq, .. } in &step.samples {
             let Some(sampler) = self.requests.sampler(*seq) else { continue };
@@ -283,14 +300,26 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
                     self.requests.token(*seq, token, Instant::now());
                     sampled.push((*seq, choice.id));
                 }
-                Err(e) => {
-                    for seq in self.requests.fail(*seq, e.to_string()) {
-                        self.planner.scheduler().cancel(seq);
-                    }
-                }
+                Err(e) => self.fail(*seq, &e),
             }
         }
         Ok(sampled)
+    }
+
+    /// Sends off the logprobs of prompt tokens: `rows` are those after the token at `from` and its followers.
+    fn score_prompt(&mut self, seq: SeqId, rows: &[LogitsRow], from: usize) {
+        let Some((request, scored)) = self.requests.scored(seq) else { return };
+        let ids = scored.ids.get(from + 1..).unwrap_or_default();
+        match prompt_logprobs(rows, ids, scored.top, from as u64 + 1, &mut self.scratch) {
+            Ok(logprobs) => request.reply(Reply::Prompt(logprobs)),
+            Err(e) => self.fail(seq, &e),
+        }
+    }
+
+    fn fail(&mut self, seq: SeqId, error: &SampleError) {
+        for seq in self.requests.fail(seq, error.to_string()) {
+            self.planner.scheduler().cancel(seq);
+        }
     }
 }
 

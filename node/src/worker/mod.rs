@@ -9,6 +9,7 @@
 //! Invariant: the process ends when its stdin ends, and never later than its drain's deadline.
 
 mod compute;
+mod constraints;
 mod control;
 mod error;
 mod fault;
@@ -30,7 +31,11 @@ mod cancellation_tests;
 #[cfg(test)]
 mod golden_tests;
 #[cfg(test)]
+mod grammar_tests;
+#[cfg(test)]
 mod invariance;
+#[cfg(test)]
+mod prompt_tests;
 #[cfg(test)]
 mod real_models;
 #[cfg(test)]

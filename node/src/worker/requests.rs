@@ -23,6 +23,14 @@ use crate::sampler::Sampler;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Key(u64);
 
+/// A prompt whose tokens' logprobs are wanted.
+#[derive(Debug)]
+pub(super) struct Scored {
+    pub(super) ids: Vec<u32>,
+    /// Alternatives a token.
+    pub(super) top: u8,
+}
+
 /// A request with a choice in the scheduler.
 #[derive(Debug)]
 pub(super) struct Request {
@@ -31,6 +39,7 @@ pub(super) struct Request {
     pub(super) ended: Arc<EndedChoices>,
     pub(super) prompt_tokens: usize,
     pub(super) arrived: Instant,
+    pub(super) scored: Option<Scored>,
     /// Whether it has been told that it entered a step.
     started: bool,
     /// Whether any choice has got a token.
@@ -46,7 +55,8 @@ impl Request {
         prompt_tokens: usize,
         arrived: Instant,
     ) -> Self {
-        Self { request_id, replies, ended, prompt_tokens, arrived, started: false, answered: false, open: 0 }
+        let (scored, started, answered, open) = (None, false, false, 0);
+        Self { request_id, replies, ended, prompt_tokens, arrived, scored, started, answered, open }
     }
 
     /// Never full: the channel has room for all replies (`Submission::new`). Closed: the next pass forgets it.
@@ -113,6 +123,12 @@ impl Requests {
     /// The sampler of a choice that is still wanted.
     pub(super) fn sampler(&mut self, seq: SeqId) -> Option<&mut Sampler> {
         self.choices.get_mut(&seq).map(|choice| &mut choice.sampler)
+    }
+
+    /// The request of a choice, and its prompt where that is to be scored.
+    pub(super) fn scored(&self, seq: SeqId) -> Option<(&Request, &Scored)> {
+        let request = self.requests.get(&self.choices.get(&seq)?.key)?;
+        Some((request, request.scored.as_ref()?))
     }
 
     /// Its sequence enters its first step.

@@ -1,6 +1,7 @@
 //! A replica in threads, for tests: rank 0's step loop and its followers over [`LocalCollective`].
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use tokio::sync::mpsc;
 use transport::{Collective, CollectiveError, LocalCollective};
 
 use super::compute::Order;
+use super::constraints::constraints;
 use super::fault::StepFault;
 use super::follower::follow;
 use super::gauge::Gauge;
@@ -22,6 +24,7 @@ use super::leader::{Inbox, Leader, PLAN_AHEAD_MIN};
 use super::model::StepModel;
 use super::submission::{EndedChoices, Reply, SUBMISSIONS_MAX, Submission};
 use crate::engine::{EngineLimits, Scheduler};
+use crate::grammar::Grammars;
 
 /// Longest wait of any test.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
@@ -67,6 +70,8 @@ pub(super) struct Rig {
     pub(super) gauge: Arc<Gauge>,
     submissions: mpsc::Sender<Submission>,
     context_tokens: u32,
+    /// Of autoglm-nano.
+    grammars: Grammars,
     leader: JoinHandle<Result<(), StepFault>>,
     followers: Vec<JoinHandle<Result<(), StepFault>>>,
     next_request: u8,
@@ -107,7 +112,9 @@ impl Rig {
             })
         };
         let followers = ranks.map(follower).collect();
-        Self { orders, gauge, submissions, context_tokens, leader, followers, next_request: 0 }
+        let nano = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/autoglm-nano");
+        let grammars = Grammars::new(nano, 4096);
+        Self { orders, gauge, submissions, context_tokens, grammars, leader, followers, next_request: 0 }
     }
 
     pub(super) fn submit(&mut self, prompt: &[u32], resume: &[u32], sampling: SamplingParams) -> Stream {
@@ -132,7 +139,10 @@ impl Rig {
     }
 
     pub(super) fn send(&self, request: GenerateRequest) -> Stream {
-        let (submission, replies) = Submission::new(request, self.context_tokens);
+        let SamplingParams { grammar, stop_token_ids, .. } = &request.sampling;
+        let made = grammar.as_ref().map(|g| constraints(&self.grammars, g, &request.choices, stop_token_ids));
+        let constraints = made.transpose().expect("a good grammar").unwrap_or_default();
+        let (submission, replies) = Submission::new(request, constraints, self.context_tokens);
         let ended = submission.ended.clone();
         self.submissions.blocking_send(submission).expect("the step loop runs");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");

@@ -25,7 +25,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use transport::{BindError, Connection, Endpoint, NodeIdentity, RecvStream, SendStream, StreamError};
 
+use super::constraints::{COMPILES_MAX, Constraints};
 use super::submission::{EndedChoices, Reply, Submission};
+use crate::grammar::STACK_BYTES;
 
 /// How long a stream may take to bring its request.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
@@ -47,6 +49,7 @@ pub(super) struct Front {
     pub(super) vocab: u32,
     pub(super) context_tokens: u32,
     pub(super) submissions: mpsc::Sender<Submission>,
+    pub(super) constraints: Constraints,
     /// Set once the epoch is committed.
     pub(super) open: AtomicBool,
 }
@@ -79,6 +82,9 @@ impl ServeSide {
     pub(super) fn start(ip: IpAddr, identity: &NodeIdentity, front: Front) -> Result<Self, ServeError> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
+            // Only grammars block, and they need the stack; nobody else is harmed, as it is taken when it is touched.
+            .max_blocking_threads(COMPILES_MAX)
+            .thread_stack_size(STACK_BYTES)
             .thread_name("serve")
             .enable_all()
             .build()
@@ -147,7 +153,7 @@ impl Front {
     async fn answer(&self, mut send: SendStream, mut recv: RecvStream) -> Result<(), StreamError> {
         recv.set_body_max(REQUEST_BYTES_MAX);
         let frame = recv.recv(REQUEST_DEADLINE).await?;
-        match self.admit(&frame) {
+        match self.admit(&frame).await {
             Err(refusal) => send.refuse(self.epoch, &refusal, EVENT_DEADLINE).await?,
             Ok(accepted) => self.forward(accepted, &mut send, &mut recv).await?,
         }
@@ -156,8 +162,8 @@ impl Front {
         Ok(())
     }
 
-    /// Checks a request and submits it.
-    fn admit(&self, frame: &Frame) -> Result<Accepted, Refusal> {
+    /// Checks a request, compiles its grammar and submits it.
+    async fn admit(&self, frame: &Frame) -> Result<Accepted, Refusal> {
         let no = |code, detail: String| Err(Refusal { code, detail });
         let request: GenerateRequest = match frame.read() {
             Ok(request) => request,
@@ -177,8 +183,9 @@ impl Front {
             return no(RefusalCode::Overloaded { retry_after_ms: 0 }, "the replica does not serve yet".to_owned());
         }
         let deadline = Instant::now() + Duration::from_millis(u64::from(request.deadline_ms));
+        let constraints = self.constraints.of(&request).await?;
         let open = request.choices.iter().map(|c| c.index).collect();
-        let (submission, replies) = Submission::new(request, self.context_tokens);
+        let (submission, replies) = Submission::new(request, constraints, self.context_tokens);
         let ended = submission.ended.clone();
         match self.submissions.try_send(submission) {
             Ok(()) => Ok(Accepted { replies, ended, open, deadline }),
@@ -262,6 +269,7 @@ impl Accepted {
         for reply in batch {
             match reply {
                 Reply::Started { cached_tokens } => events.push(GenerateEvent::Started { cached_tokens }),
+                Reply::Prompt(logprobs) => events.push(GenerateEvent::Prompt(logprobs)),
                 Reply::Token { choice, token } if self.open.contains(&choice) => {
                     tokens.entry(choice).or_default().push(token);
                 }

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use protocol::frame::Refusal;
-use protocol::generate::{CHOICES_MAX, FinishReason, GenerateRequest, TokenOutput};
+use protocol::generate::{CHOICES_MAX, FinishReason, GenerateRequest, TokenLogprobs, TokenOutput};
 use tokio::sync::mpsc;
+
+use crate::grammar::Constraint;
 
 /// Requests on their way to the step loop; it takes all of them between two steps. Above what the engine lets wait by
 /// default, so that a burst is refused by the engine when that is full, and not by this hand-over while it is not.
@@ -25,6 +27,8 @@ pub(super) enum Reply {
         /// Prompt tokens that were in the prefix cache.
         cached_tokens: u32,
     },
+    /// Logprobs of the next prompt tokens.
+    Prompt(Vec<TokenLogprobs>),
     /// The next token of a choice.
     Token { choice: u16, token: TokenOutput },
     /// A choice ended by itself; the last one's ends the request.
@@ -63,18 +67,24 @@ impl EndedChoices {
 #[derive(Debug)]
 pub(super) struct Submission {
     pub(super) request: GenerateRequest,
+    /// One a choice where the request has a grammar, each past its choice's resumed tokens; else none.
+    pub(super) constraints: Vec<Constraint>,
     pub(super) replies: mpsc::Sender<Reply>,
     pub(super) ended: Arc<EndedChoices>,
 }
 
 impl Submission {
     /// A submission whose channel has room for all that an engine of `context_tokens` can reply to it.
-    pub(super) fn new(request: GenerateRequest, context_tokens: u32) -> (Self, mpsc::Receiver<Reply>) {
+    pub(super) fn new(
+        request: GenerateRequest,
+        constraints: Vec<Constraint>,
+        context_tokens: u32,
+    ) -> (Self, mpsc::Receiver<Reply>) {
         // A choice has its tokens and its end; the request has its start, at most one reply a prompt token, and its end.
         let of_choice = request.sampling.max_tokens.min(context_tokens) as usize + 1;
         let replies_max = request.choices.len() * of_choice + request.prompt_ids.len() + 2;
         let (replies, receiver) = mpsc::channel(replies_max);
-        (Self { request, replies, ended: Arc::default() }, receiver)
+        (Self { request, constraints, replies, ended: Arc::default() }, receiver)
     }
 }
 
