@@ -34,6 +34,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("cudarc", &["transport/src/collective/nccl/", "node/src/worker/device/"]),
     ("minijinja", &["coordinator/src/gateway/"]),
     ("tokenizers", &["coordinator/src/gateway/"]),
+    ("llguidance", &["node/src/grammar/"]),
     ("clap", &["src/"]),
     ("anyhow", &["src/"]),
     ("prometheus", &["coordinator/src/metrics/"]),

@@ -27,7 +27,13 @@ pub enum DispatchError {
         /// When it expects to have room; `None` where it cannot say.
         retry: Option<Duration>,
     },
-    /// It says that the request itself is at fault.
+    /// It says that the request itself is at fault, in words for whoever sent it.
+    #[error("the replica refuses the request: {reason}")]
+    BadRequest {
+        /// Why.
+        reason: String,
+    },
+    /// It does not let this coordinator in.
     #[error("the replica refuses the request: {reason}")]
     Refused {
         /// Why.

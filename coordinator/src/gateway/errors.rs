@@ -89,6 +89,12 @@ pub(super) enum ApiError {
         /// Its words.
         reason: String,
     },
+    /// The replica finds fault with what only it can check: a schema, an expression, a grammar.
+    #[error("{reason}")]
+    Refused {
+        /// Its words.
+        reason: String,
+    },
     /// No such route.
     #[error("unknown request URL: {method} {path}")]
     UnknownRoute {
@@ -252,6 +258,7 @@ impl ApiError {
             Self::UnknownModel { .. } => (S::NOT_FOUND, INVALID, "model_not_found", None),
             Self::ContextLength { .. } => (S::BAD_REQUEST, INVALID, "context_length_exceeded", None),
             Self::Template { .. } => (S::BAD_REQUEST, INVALID, "chat_template_error", None),
+            Self::Refused { .. } => (S::BAD_REQUEST, INVALID, "invalid_request", None),
             Self::UnknownRoute { .. } => (S::NOT_FOUND, INVALID, "unknown_url", None),
             Self::MethodNotAllowed { .. } => (S::METHOD_NOT_ALLOWED, INVALID, "method_not_allowed", None),
             Self::BodyTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, INVALID, "request_too_large", None),

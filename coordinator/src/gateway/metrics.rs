@@ -1,4 +1,4 @@
-//! `GET /metrics`, in Prometheus' text format: of the cluster as last heard, and of this gateway.
+//! `GET /metrics`, in Prometheus' text format: of the cluster as last heard.
 //!
 //! Not here: names and values (`crate::metrics`). Invariant: a scrape waits for nobody.
 
@@ -19,6 +19,5 @@ pub(super) async fn tell(State(app): State<Arc<App>>) -> Response {
         let picture = pictures.borrow().clone();
         metrics::cluster(&picture, Instant::now(), &mut families);
     }
-    metrics::gateway(&app.stats(), &mut families);
     ([(header::CONTENT_TYPE, HeaderValue::from_static(TEXT_FORMAT))], families.text()).into_response()
 }

@@ -52,6 +52,7 @@ mod prompt;
 mod quic;
 mod reply;
 mod request_id;
+mod response_format;
 mod routes;
 mod rules;
 mod sampling;

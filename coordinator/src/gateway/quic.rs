@@ -182,7 +182,8 @@ fn refused(refusal: Refusal) -> DispatchError {
         RefusalCode::Draining | RefusalCode::WrongEpoch | RefusalCode::NotLeader => {
             DispatchError::Busy { reason, retry: None }
         }
-        RefusalCode::BadRequest | RefusalCode::Forbidden => DispatchError::Refused { reason },
+        RefusalCode::BadRequest => DispatchError::BadRequest { reason: refusal.detail },
+        RefusalCode::Forbidden => DispatchError::Refused { reason },
         RefusalCode::Internal => DispatchError::Lost { reason },
     }
 }

@@ -5,6 +5,7 @@ use protocol::generate::{CONTEXT_TOKENS_MAX, LOGIT_BIAS_MAX, SamplingParams, TOP
 use super::bundle::Bundle;
 use super::errors::{ApiError, quote};
 use super::fields::{RawRequest, number_in, wrong};
+use super::response_format;
 use super::validate::Endpoint;
 
 /// What a request asks for; what depends on the prompt's length is not in yet.
@@ -32,6 +33,7 @@ pub(super) fn sampling(raw: &RawRequest, endpoint: Endpoint, bundle: &Bundle) ->
         logit_bias: logit_bias(raw, bundle.vocab_size)?,
         seed: seed(raw)?,
         logprobs: logprobs(raw, endpoint)?,
+        grammar: response_format::grammar(raw)?,
         ..SamplingParams::greedy(0)
     };
     Ok(Asked { params, max_tokens: max_tokens(raw, endpoint)? })

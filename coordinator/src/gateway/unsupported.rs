@@ -28,7 +28,6 @@ const NOTHING: Harmless = |v| match v {
     _ => false,
 };
 const NEVER: Harmless = |_| false;
-const PLAIN_TEXT: Harmless = |v| v.get("type").and_then(Value::as_str) == Some("text");
 const TEXT_ONLY: Harmless = |v| v.as_array().is_some_and(|list| list.iter().all(|m| m.as_str() == Some("text")));
 const NO_TOOL: Harmless = |v| v.as_str() == Some("none");
 
@@ -38,12 +37,8 @@ const TABLE: &[(&str, On, Harmless, &str)] = &[
     ("tool_choice", On::Chat, NO_TOOL, "tool calls are not available"),
     ("functions", On::Chat, NOTHING, "tool calls are not available"),
     ("function_call", On::Chat, NO_TOOL, "tool calls are not available"),
-    ("response_format", On::Both, PLAIN_TEXT, "only {\"type\": \"text\"}"),
-    ("structured_outputs", On::Both, NOTHING, "structured output is not available"),
-    ("guided_json", On::Both, NEVER, "structured output is not available"),
-    ("guided_regex", On::Both, NEVER, "structured output is not available"),
-    ("guided_choice", On::Both, NEVER, "structured output is not available"),
-    ("guided_grammar", On::Both, NEVER, "structured output is not available"),
+    ("guided_whitespace_pattern", On::Both, NEVER, "JSON may have a blank or a line break with an indent"),
+    ("structural_tag", On::Both, NEVER, "use response_format or structured_outputs"),
     ("modalities", On::Chat, TEXT_ONLY, "only [\"text\"]"),
     ("audio", On::Chat, NEVER, "answers are text"),
     ("web_search_options", On::Chat, NEVER, "no search is available"),

@@ -94,6 +94,7 @@ impl Wait {
                 }
                 Ok(Err(e @ DispatchError::Unreachable { .. })) => Err(ApiError::ReplicaLost { reason: e.to_string() }),
                 Ok(Err(DispatchError::Lost { reason })) => Err(ApiError::ReplicaLost { reason }),
+                Ok(Err(DispatchError::BadRequest { reason })) => Err(ApiError::Refused { reason }),
                 Ok(Err(DispatchError::Refused { reason })) => Err(ApiError::ReplicaFailed { reason }),
             },
             () = gone(&mut self.view, replica) => {

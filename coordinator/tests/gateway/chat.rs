@@ -1,5 +1,6 @@
 //! `/v1/chat/completions`, answered in one piece; and what reaches the replica.
 
+use protocol::generate::Grammar;
 use serde_json::{Value, json};
 
 use crate::files::{ANSWER, ASSISTANT, END, USER, ids};
@@ -78,6 +79,21 @@ async fn every_sampling_field_reaches_the_replica() {
     assert_eq!((s.temperature, s.top_p, s.top_k, s.min_p), (0.5, 0.25, 0, 0.1));
     assert_eq!((s.repetition_penalty, s.presence_penalty, s.frequency_penalty), (1.5, -2.0, 2.0));
     assert_eq!((s.logit_bias, s.stop_token_ids), (vec![(7, -100.0), (271, 1.5)], vec![ANSWER]));
+}
+
+#[tokio::test]
+async fn what_the_output_must_match_reaches_the_replica_from_both_endpoints() {
+    let mut h = Harness::playing(vec![length()]).await;
+    let schema = json!({"type": "object", "properties": {"z": {"type": "string"}, "a": true}});
+    let format = json!({"type": "json_schema", "json_schema": {"name": "x", "strict": true, "schema": schema}});
+    let told = h.chat(&hi_with(json!({"response_format": format}))).await;
+    assert_eq!(told.status, 200, "{}", told.body);
+    let (_, request) = h.seen.requests.recv().await.unwrap();
+    assert_eq!(request.sampling.grammar, Some(Grammar::JsonSchema(schema.to_string())), "members keep their order");
+    let body = json!({"model": "tiny", "prompt": "hi", "structured_outputs": {"regex": "a+"}});
+    assert_eq!(h.post("/v1/completions", &body).await.status, 200);
+    let (_, request) = h.seen.requests.recv().await.unwrap();
+    assert_eq!(request.sampling.grammar, Some(Grammar::Regex("a+".to_owned())));
 }
 
 #[tokio::test]

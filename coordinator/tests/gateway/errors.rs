@@ -71,6 +71,19 @@ async fn wrong_fields_are_named() {
             "a boolean",
         ),
         (json!({"model": 5}), "invalid_type", "model", "must be a string"),
+        (json!({"response_format": "json"}), "invalid_type", "response_format", "must be an object, found a string"),
+        (
+            json!({"response_format": {"type": "x"}}),
+            "invalid_value",
+            "response_format.type",
+            "json_object or json_schema",
+        ),
+        (
+            json!({"guided_regex": "a", "guided_choice": ["a"]}),
+            "invalid_value",
+            "guided_choice",
+            "besides `guided_regex`",
+        ),
         (json!({"n": 0}), "invalid_value", "n", "`n` is 0, expected 1 to 128"),
         (json!({"n": 129}), "invalid_value", "n", "1 to 128"),
         (json!({"n": 1.5}), "invalid_type", "n", "must be an integer"),
@@ -138,7 +151,7 @@ async fn what_would_change_the_answer_is_refused_by_name() {
     let h = Harness::playing(vec![length()]).await;
     let chat = json!({
         "best_of": 2, "tools": [{"type": "function"}], "tool_choice": "auto", "functions": [{}],
-        "response_format": {"type": "json_object"}, "guided_json": {}, "structured_outputs": {"regex": "a"},
+        "guided_whitespace_pattern": " ", "structural_tag": {"x": 1},
         "modalities": ["text", "audio"], "echo": true, "chat_template": "x", "bad_words": ["x"],
         "continue_final_message": true,
     });
@@ -266,6 +279,7 @@ async fn failures_before_the_first_token_are_told_by_status() {
         (Err(DispatchError::Unreachable { reason: reason() }), 502, "replica_lost", true),
         (Err(DispatchError::Busy { reason: reason(), retry: None }), 503, "replica_overloaded", true),
         (Err(DispatchError::Refused { reason: reason() }), 502, "replica_failed", false),
+        (Err(DispatchError::BadRequest { reason: reason() }), 400, "invalid_request", false),
         (Ok(vec![Step::Break(DispatchError::Lost { reason: reason() })]), 502, "replica_lost", true),
         (Ok(vec![Step::Break(DispatchError::Deadline)]), 504, "deadline_exceeded", false),
         (Ok(failed(true)), 502, "replica_lost", true),

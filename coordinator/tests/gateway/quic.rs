@@ -179,7 +179,7 @@ async fn refusals_of_rank_0_are_told_by_their_kind() {
     for (code, status, told_code) in [
         (RefusalCode::Overloaded { retry_after_ms: 0 }, 503, "replica_overloaded"),
         (RefusalCode::WrongEpoch, 503, "replica_overloaded"),
-        (RefusalCode::BadRequest, 502, "replica_failed"),
+        (RefusalCode::BadRequest, 400, "invalid_request"),
         (RefusalCode::Internal, 502, "replica_lost"),
     ] {
         let asked = cluster.ask(&hi_with(json!({})));
