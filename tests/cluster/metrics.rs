@@ -64,6 +64,8 @@ async fn numbers_add_up_after_known_traffic_on_every_coordinator() {
     };
     let mut leaders = 0.0;
     for url in cluster.urls() {
+        let unknown = http.get(format!("{url}/nothing")).send().await.expect("an answer");
+        assert_eq!(unknown.status(), 404);
         let started = Instant::now();
         let (told, text) = loop {
             let (told, text) = scrape(&http, &url).await;
@@ -78,6 +80,9 @@ async fn numbers_add_up_after_known_traffic_on_every_coordinator() {
         }
         let value = |metric: Metric, labels: &[(&str, &str)]| told.value(metric.name, labels);
         assert_eq!(value(names::REQUEST_SUCCESS, &[("finished_reason", "length")]), Some(f64::from(REQUESTS)));
+        let own = [("code", "unknown_url")];
+        assert_eq!(value(names::REQUEST_FAILURES, &own), Some(1.0), "each gateway counts what it did itself");
+        assert_eq!(value(names::HTTP_RESPONSES, &[("route", "other"), ("status", "404")]), Some(1.0));
         assert_eq!(value(names::NODES, &[("state", "up")]), Some(2.0));
         assert_eq!(value(names::REPLICAS, &[("phase", "ready")]), Some(1.0));
         assert!(value(names::PREFIX_CACHE_QUERIES, &[]) >= value(names::PREFIX_CACHE_HITS, &[]), "{text}");

@@ -1,4 +1,4 @@
-//! `GET /metrics`, in Prometheus' text format: of the cluster as last heard.
+//! `GET /metrics`, in Prometheus' text format: of the cluster as last heard, and of this gateway.
 //!
 //! Not here: names and values (`crate::metrics`). Invariant: a scrape waits for nobody.
 
@@ -19,5 +19,6 @@ pub(super) async fn tell(State(app): State<Arc<App>>) -> Response {
         let picture = pictures.borrow().clone();
         metrics::cluster(&picture, Instant::now(), &mut families);
     }
+    metrics::gateway(&app.stats(), &mut families);
     ([(header::CONTENT_TYPE, HeaderValue::from_static(TEXT_FORMAT))], families.text()).into_response()
 }

@@ -22,4 +22,4 @@ pub use picture::Picture;
 
 pub(crate) use families::{Families, TEXT_FORMAT};
 pub(crate) use follow::follow;
-pub(crate) use render::cluster;
+pub(crate) use render::{cluster, gateway};

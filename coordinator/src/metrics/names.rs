@@ -104,6 +104,22 @@ metrics! {
     RAFT_IS_LEADER = gauge("shardglm_raft_is_leader", &[], "1 where this coordinator leads and a majority has confirmed it lately.");
     /// Raft.
     RAFT_LEADER = gauge("shardglm_raft_leader", &[], "The leader's id as this coordinator knows; 0 without one.");
+    /// Gateway.
+    HTTP_RESPONSES = counter("shardglm_http_responses_total", &["route", "status"], "Responses that this coordinator's gateway has begun, by route; other is no route.");
+    /// Gateway.
+    REQUEST_FAILURES = counter("shardglm_request_failures_total", &["code"], "Failures that this gateway has told, by the error's code; those of streams that had begun too.");
+    /// Gateway.
+    REQUESTS_OPEN = gauge("shardglm_requests_open", &[], "Requests for an answer that are in this gateway now.");
+    /// Gateway.
+    PROMPTS_WAITING = gauge("shardglm_prompts_waiting", &[], "Prompts that wait for a replica at this gateway.");
+    /// Gateway.
+    PROMPTS_WAITING_TOKENS = gauge("shardglm_prompts_waiting_kv_tokens", &[], "KV tokens that the prompts that wait at this gateway will take up.");
+    /// Gateway.
+    PROMPTS_WAITING_BYTES = gauge("shardglm_prompts_waiting_bytes", &[], "Memory of this gateway that the prompts that wait hold.");
+    /// Gateway.
+    PROMPTS_IN_FLIGHT = gauge("shardglm_prompts_in_flight", &[], "Prompts of this gateway that are at a replica.");
+    /// Gateway.
+    ADMISSION_WAIT = histogram("shardglm_admission_wait_seconds", &[], "From when a prompt was read at this gateway to its place at a replica.");
     /// Freshness.
     METRICS_AGE = gauge("shardglm_metrics_age_seconds", &[], "Since this coordinator last heard the leader of nodes and engines, or since its start; their metrics are as old.");
     /// Freshness.

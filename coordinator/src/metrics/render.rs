@@ -1,4 +1,4 @@
-//! A picture's metrics. Pure.
+//! Metrics of a picture, and of the gateway that tells it. Pure.
 //!
 //! Invariant: an engine's metrics are those of its replica's present group; what a lost group counted is not told.
 
@@ -11,6 +11,7 @@ use protocol::worker::EngineLoad;
 use sharding::planner::BLOCK_TOKENS;
 
 use super::{Families, Picture, names};
+use crate::gateway::GatewayStats;
 use crate::state::{ClusterState, Replica, Standing};
 
 /// Phases of a replica by name, each told for each deployment, also when it is 0.
@@ -31,6 +32,26 @@ pub(crate) fn cluster(picture: &Picture, now: Instant, families: &mut Families) 
             engine(state, *id, replica, worker, families);
         }
     }
+}
+
+/// Adds what one gateway tells of itself.
+pub(crate) fn gateway(stats: &GatewayStats, families: &mut Families) {
+    for ((route, status), count) in &stats.responses {
+        families.add(names::HTTP_RESPONSES, &[route, &status.to_string()], *count as f64);
+    }
+    for (code, count) in &stats.failures {
+        families.add(names::REQUEST_FAILURES, &[code], *count as f64);
+    }
+    for (metric, value) in [
+        (names::REQUESTS_OPEN, stats.open),
+        (names::PROMPTS_WAITING, stats.waiting),
+        (names::PROMPTS_WAITING_TOKENS, stats.waiting_tokens),
+        (names::PROMPTS_WAITING_BYTES, stats.waiting_bytes),
+        (names::PROMPTS_IN_FLIGHT, stats.in_flight),
+    ] {
+        families.add(metric, &[], value as f64);
+    }
+    families.add_histogram(names::ADMISSION_WAIT, &[], &stats.admission_wait);
 }
 
 fn freshness(picture: &Picture, now: Instant, families: &mut Families) {

@@ -10,7 +10,8 @@ use protocol::{CoordinatorId, Epoch, Generation, Rank, ReplicaId, Term};
 
 use super::exposition::Exposition;
 use super::names::{self, Kind};
-use super::{Families, Picture, cluster};
+use super::{Families, Picture, cluster, gateway};
+use crate::gateway::GatewayStats;
 use crate::raft::{AppliedState, Leadership};
 use crate::reconcile::{Heard, LastReport};
 use crate::state::fixtures::{addr, inventory, node, plan, spec};
@@ -63,6 +64,15 @@ fn worker(epoch: u64, scale: u64) -> WorkerStatus {
     }
 }
 
+fn stats_of_a_gateway() -> GatewayStats {
+    let mut stats = GatewayStats { open: 9, waiting: 4, in_flight: 5, ..GatewayStats::default() };
+    stats.responses.insert(("/v1/completions".to_owned(), 200), 7);
+    stats.responses.insert(("other".to_owned(), 404), 2);
+    stats.failures.insert("unknown_url", 2);
+    stats.admission_wait.record(Duration::from_millis(3));
+    stats
+}
+
 fn heard(at: Instant, workers: Vec<WorkerStatus>) -> Heard {
     Heard { nodes: [(node(1), LastReport { workers: Arc::new(workers), at })].into() }
 }
@@ -77,6 +87,7 @@ fn picture(state: ClusterState, now: Instant) -> Picture {
 fn scrape(picture: &Picture, now: Instant) -> Exposition {
     let mut families = Families::default();
     cluster(picture, now, &mut families);
+    gateway(&stats_of_a_gateway(), &mut families);
     Exposition::read(&families.text()).expect("a scraper takes it")
 }
 
@@ -119,7 +130,12 @@ fn every_metric_is_told_with_its_type_and_what_was_counted() {
     let cache = [("block_size", "16"), ("num_gpu_blocks", "16"), ("enable_prefix_caching", "True")];
     assert_eq!(scrape.value("vllm:cache_config_info", &cache), Some(1.0));
     for (name, labels, expected) in [
-        ("shardglm_nodes", &[("state", "up")][..], 1.0),
+        ("shardglm_http_responses_total", &[("status", "404")][..], 2.0),
+        ("shardglm_http_responses_total", &[], 9.0),
+        ("shardglm_request_failures_total", &[("code", "unknown_url")], 2.0),
+        ("shardglm_prompts_waiting", &[], 4.0),
+        ("shardglm_admission_wait_seconds_count", &[], 1.0),
+        ("shardglm_nodes", &[("state", "up")], 1.0),
         ("shardglm_replicas", &[("phase", "ready")], 1.0),
         ("shardglm_replicas", &[], 1.0),
         ("shardglm_replicas_wanted", &[("deployment", "nano")], 2.0),
