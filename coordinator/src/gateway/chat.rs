@@ -14,6 +14,7 @@ use super::prompt::encode;
 use super::state::App;
 use super::template::Conversation;
 use super::terms::Terms;
+use super::tools::Tools;
 use super::validate::{Encoded, Endpoint, Options, ValidRequest};
 
 /// The route.
@@ -36,6 +37,7 @@ impl Route for Chat {
             None => return Err(ApiError::Missing { param: "messages".to_owned() }),
         };
         let messages = conversation::messages(&list, template)?;
+        let tools = Tools::read(&mut raw, template)?;
         let kwargs = match raw.take("chat_template_kwargs") {
             None => Map::new(),
             Some(Value::Object(map)) => map,
@@ -43,11 +45,12 @@ impl Route for Chat {
         };
         let add_generation_prompt = raw.boolean("add_generation_prompt")?.unwrap_or(true);
         let text = template
-            .render(Conversation { messages: &messages, tools: None, add_generation_prompt, kwargs: &kwargs })
+            .render(Conversation { messages: &messages, tools: tools.shown(), add_generation_prompt, kwargs: &kwargs })
             .map_err(|e| ApiError::Template { reason: e.to_string() })?;
         let add_special = raw.boolean("add_special_tokens")?.unwrap_or(false);
         let ids = encode(&text, add_special, &target)?;
-        options.with_prompts(vec![Encoded { ids, echo: None }], target)
+        let speech = tools.speech(&raw, &text)?;
+        Ok(ValidRequest { speech, ..options.with_prompts(vec![Encoded { ids, echo: None }], target)? })
     }
 
     fn reply(id: RequestId, request: Arc<ValidRequest>) -> ChatReply {

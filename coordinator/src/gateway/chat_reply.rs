@@ -8,6 +8,8 @@ use serde::Serialize;
 use super::logprobs::{ChatLogprobs, Names, PromptLogprobs, prompt_logprobs};
 use super::output::{Delta, Finish, OutToken};
 use super::reply::{Answer, Reply, StopReason, Usage, Whole, finish_reason, index, json, token_ids};
+use super::said::{Said, ToolCall};
+use super::spoken::Speech;
 use super::state::unix_now;
 use super::validate::ValidRequest;
 
@@ -17,12 +19,39 @@ pub(super) struct ChatReply {
     created: u64,
     fingerprint: String,
     request: Arc<ValidRequest>,
+    /// One a choice, where a request has its answers split.
+    speeches: Vec<Speech>,
 }
 
 impl ChatReply {
     pub(super) fn new(id: protocol::RequestId, request: Arc<ValidRequest>) -> Self {
         let fingerprint = request.target.fingerprint();
-        Self { id: format!("chatcmpl-{id}"), created: unix_now(), fingerprint, request }
+        let speech = request.speech.iter().map(|rules| Speech::new(rules.clone()));
+        let speeches = speech.cycle().take(request.speech.iter().len() * request.choices_in_all()).collect();
+        Self { id: format!("chatcmpl-{id}"), created: unix_now(), fingerprint, request, speeches }
+    }
+
+    /// What the next part of a choice's text says; with `last`, nothing follows.
+    fn said(&mut self, choice: usize, text: &str, last: bool) -> Said {
+        let mut pieces = Vec::new();
+        let Some(speech) = self.speeches.get_mut(choice) else {
+            return Said::content(text);
+        };
+        speech.push(text, &mut pieces);
+        if last {
+            speech.finish(&mut pieces);
+        }
+        let id = &self.id;
+        Said::of(pieces, |index| format!("call_{}_{choice}_{index}", id.trim_start_matches("chatcmpl-")))
+    }
+
+    /// OpenAI's word for the end; one that comes after tool calls is theirs.
+    fn finish_reason(&self, choice: usize, finish: &Finish) -> &'static str {
+        let calls = self.speeches.get(choice).map_or(0, Speech::calls);
+        match finish_reason(finish) {
+            "stop" if calls > 0 => "tool_calls",
+            other => other,
+        }
     }
 
     fn names(&self) -> Names<'_> {
@@ -56,12 +85,22 @@ impl ChatReply {
         json(&object)
     }
 
-    fn choice(&self, choice: usize, answer: Answer) -> Choice {
+    fn choice(&mut self, choice: usize, answer: Answer) -> Choice {
+        let mut said = self.said(choice, &answer.text, true);
+        let tool_calls = said.whole_calls();
+        let message = Message {
+            role: "assistant",
+            // Whoever only calls tools says nothing.
+            content: Some(said.content).filter(|text| !text.is_empty() || tool_calls.is_none()),
+            reasoning_content: Some(said.reasoning).filter(|text| !text.is_empty()),
+            refusal: None,
+            tool_calls,
+        };
         Choice {
             index: index(choice),
-            message: Message { role: "assistant", content: answer.text, refusal: None },
+            message,
             logprobs: self.logprobs(&answer.tokens),
-            finish_reason: finish_reason(&answer.finish),
+            finish_reason: self.finish_reason(choice, &answer.finish),
             stop_reason: StopReason::of(&answer.finish),
             token_ids: token_ids(&answer.tokens, self.request.style),
         }
@@ -70,26 +109,28 @@ impl ChatReply {
 
 impl Reply for ChatReply {
     fn opening(&mut self, choice: usize, _: &[TokenLogprobs]) -> Option<String> {
-        let delta = Piece { role: Some("assistant"), content: Some(String::new()) };
+        let delta = Piece { role: Some("assistant"), content: Some(String::new()), ..Piece::default() };
         let opened = ChunkChoice { index: index(choice), delta, ..ChunkChoice::default() };
         Some(self.chunk_of(vec![opened], None, self.request.style.return_token_ids && self.request.is_first(choice)))
     }
 
-    fn chunk(&mut self, choice: usize, delta: &Delta) -> String {
-        let choice = ChunkChoice {
-            index: index(choice),
-            delta: Piece { role: None, content: Some(delta.text.clone()) },
-            logprobs: self.logprobs(&delta.tokens),
-            token_ids: token_ids(&delta.tokens, self.request.style),
-            ..ChunkChoice::default()
-        };
-        self.chunk_of(vec![choice], None, false)
+    fn chunk(&mut self, choice: usize, delta: &Delta) -> Option<String> {
+        let said = self.said(choice, &delta.text, false);
+        let (logprobs, token_ids) = (self.logprobs(&delta.tokens), token_ids(&delta.tokens, self.request.style));
+        if said.is_empty() && logprobs.is_none() && token_ids.is_none() {
+            return None;
+        }
+        let delta = Piece::of(said, self.speeches.is_empty());
+        let choice = ChunkChoice { index: index(choice), delta, logprobs, token_ids, ..ChunkChoice::default() };
+        Some(self.chunk_of(vec![choice], None, false))
     }
 
     fn ending(&mut self, choice: usize, finish: &Finish) -> String {
+        let said = self.said(choice, "", true);
         let choice = ChunkChoice {
             index: index(choice),
-            finish_reason: Some(finish_reason(finish)),
+            delta: Piece::of(said, false),
+            finish_reason: Some(self.finish_reason(choice, finish)),
             stop_reason: StopReason::of(finish),
             token_ids: token_ids(&[], self.request.style),
             ..ChunkChoice::default()
@@ -101,7 +142,7 @@ impl Reply for ChatReply {
         self.chunk_of(Vec::new(), Some(usage), false)
     }
 
-    fn whole(self, whole: Whole, usage: Usage) -> String {
+    fn whole(mut self, whole: Whole, usage: Usage) -> String {
         let choices = whole.answers.into_iter().enumerate().map(|(i, answer)| self.choice(i, answer)).collect();
         let (prompt, style) = (&self.request.prompts[0], self.request.style);
         let mut object = self.object("chat.completion", choices);
@@ -143,8 +184,12 @@ struct Choice {
 #[derive(Serialize)]
 struct Message {
     role: &'static str,
-    content: String,
+    content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<String>,
     refusal: Option<()>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_calls: Option<Vec<ToolCall>>,
 }
 
 #[derive(Default, Serialize)]
@@ -165,4 +210,18 @@ struct Piece {
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_calls: Option<Vec<ToolCall>>,
+}
+
+impl Piece {
+    /// A delta that says this; with its content even where that is empty if `content_always`.
+    fn of(mut said: Said, content_always: bool) -> Self {
+        let tool_calls = said.call_parts();
+        let text = |text: String, always: bool| Some(text).filter(|text| always || !text.is_empty());
+        let (content, reasoning_content) = (text(said.content, content_always), text(said.reasoning, false));
+        Self { role: None, content, reasoning_content, tool_calls }
+    }
 }

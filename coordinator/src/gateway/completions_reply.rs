@@ -96,10 +96,10 @@ impl Reply for CompletionReply {
         Some(self.chunk_of(vec![choice], None))
     }
 
-    fn chunk(&mut self, choice: usize, delta: &Delta) -> String {
+    fn chunk(&mut self, choice: usize, delta: &Delta) -> Option<String> {
         let part = Part { text: delta.text.clone(), tokens: &delta.tokens, ..Part::default() };
         let choice = self.choice(choice, part);
-        self.chunk_of(vec![choice], None)
+        Some(self.chunk_of(vec![choice], None))
     }
 
     fn ending(&mut self, choice: usize, finish: &Finish) -> String {

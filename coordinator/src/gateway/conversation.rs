@@ -1,7 +1,7 @@
 //! `messages` of a chat request, checked and brought into the form that chat templates read.
 //!
-//! Only what a template may use goes on: role, content, name and reasoning. Parts other than text are refused by name,
-//! so that no picture is dropped in silence.
+//! Only what a template may use goes on: role, content, name, reasoning and tool calls. Parts other than text are refused
+//! by name, so that no picture is dropped in silence; so are tool calls where the template has no words for them.
 
 use serde_json::{Map, Value};
 
@@ -29,16 +29,26 @@ pub(super) fn messages(list: &[Value], template: &ChatTemplate) -> Result<Vec<Va
 
 fn one(at: &str, message: &Value, template: &ChatTemplate) -> Result<Value, ApiError> {
     let map = message.as_object().ok_or_else(|| wrong(at, "an object", message))?;
-    let role = role(at, map)?;
-    for key in ["tool_calls", "function_call", "audio"] {
-        if map.get(key).is_some_and(|v| !v.is_null() && v.as_array().is_none_or(|list| !list.is_empty())) {
-            let reason = "tool calls and audio are not available";
+    let role = role(at, map, template)?;
+    for key in ["function_call", "audio"] {
+        if map.get(key).is_some_and(|v| !v.is_null()) {
+            let reason = "use tool_calls; audio is not available";
             return Err(ApiError::Unsupported { param: format!("{at}.{key}"), reason });
         }
     }
     let mut out = Map::new();
     out.insert("role".to_owned(), role.into());
-    out.insert("content".to_owned(), content(at, map, template.takes_parts(role))?);
+    let calls = tool_calls(at, map, role, template)?;
+    let said = map.get("content").filter(|v| !v.is_null());
+    let content = match (&calls, said) {
+        // Whoever only calls tools says nothing.
+        (Some(_), None) => Value::from(""),
+        _ => content(at, map, template.takes_parts(role))?,
+    };
+    out.insert("content".to_owned(), content);
+    if let Some(calls) = calls {
+        out.insert("tool_calls".to_owned(), calls);
+    }
     for key in ["name", "reasoning_content"] {
         match map.get(key) {
             None | Some(Value::Null) => {}
@@ -49,7 +59,65 @@ fn one(at: &str, message: &Value, template: &ChatTemplate) -> Result<Value, ApiE
     Ok(out.into())
 }
 
-fn role<'a>(at: &str, map: &'a Map<String, Value>) -> Result<&'a str, ApiError> {
+/// The calls of an assistant's turn, their arguments as the objects that templates read; `None` where there are none.
+fn tool_calls(
+    at: &str,
+    map: &Map<String, Value>,
+    role: &str,
+    template: &ChatTemplate,
+) -> Result<Option<Value>, ApiError> {
+    let param = format!("{at}.tool_calls");
+    let list = match map.get("tool_calls") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Array(list)) if list.is_empty() => return Ok(None),
+        Some(Value::Array(list)) => list,
+        Some(other) => return Err(wrong(&param, "an array", other)),
+    };
+    if role != "assistant" || !template.writes_tool_calls() {
+        let reason = "tool calls are an assistant's, and only where the model's chat template has words for them";
+        return Err(ApiError::Unsupported { param, reason });
+    }
+    list.iter()
+        .enumerate()
+        .map(|(i, call)| tool_call(&format!("{param}[{i}]"), call))
+        .collect::<Result<_, _>>()
+        .map(Some)
+}
+
+fn tool_call(at: &str, call: &Value) -> Result<Value, ApiError> {
+    let param = format!("{at}.function");
+    let function = match call.get("function") {
+        Some(Value::Object(function)) => function,
+        Some(other) => return Err(wrong(&param, "an object", other)),
+        None => return Err(ApiError::Missing { param }),
+    };
+    let name = match function.get("name") {
+        Some(name @ Value::String(_)) => name.clone(),
+        Some(other) => return Err(wrong(&format!("{param}.name"), "a string", other)),
+        None => return Err(ApiError::Missing { param: format!("{param}.name") }),
+    };
+    let param = format!("{param}.arguments");
+    let arguments = match function.get("arguments") {
+        None | Some(Value::Null) => Value::Object(Map::new()),
+        Some(object @ Value::Object(_)) => object.clone(),
+        Some(Value::String(text)) if text.trim().is_empty() => Value::Object(Map::new()),
+        Some(Value::String(text)) => match serde_json::from_str(text) {
+            Ok(object @ Value::Object(_)) => object,
+            _ => {
+                let expected = "the text of a JSON object".to_owned();
+                return Err(ApiError::InvalidValue { param, found: quote(text), expected });
+            }
+        },
+        Some(other) => return Err(wrong(&param, "a string of JSON", other)),
+    };
+    let mut out = serde_json::json!({"type": "function", "function": {"name": name, "arguments": arguments}});
+    if let Some(id @ Value::String(_)) = call.get("id") {
+        out["id"] = id.clone();
+    }
+    Ok(out)
+}
+
+fn role<'a>(at: &str, map: &'a Map<String, Value>, template: &ChatTemplate) -> Result<&'a str, ApiError> {
     let param = format!("{at}.role");
     let role = match map.get("role") {
         None | Some(Value::Null) => return Err(ApiError::Missing { param }),
@@ -59,7 +127,11 @@ fn role<'a>(at: &str, map: &'a Map<String, Value>) -> Result<&'a str, ApiError> 
     match role {
         "developer" => Ok("system"),
         role if ROLES.contains(&role) => Ok(role),
-        "tool" | "function" => Err(ApiError::Unsupported { param, reason: "tool calls are not available" }),
+        "tool" if template.writes_tool_calls() => Ok(role),
+        "tool" | "function" => {
+            let reason = "the model's chat template has no words for tool calls";
+            Err(ApiError::Unsupported { param, reason })
+        }
         other => {
             let expected = ROLES.join(", ");
             Err(ApiError::InvalidValue { param, found: quote(other), expected: format!("one of {expected}") })

@@ -24,6 +24,9 @@
 //! - `best_of` other than `n` is refused: every choice is told. Choices are told by index over all prompts of a request.
 //! - The token of a logprob that is not whole characters is written `bytes:\xe4…` in completions and with U+FFFD (and
 //!   its `bytes`) in chats.
+//! - Reasoning and tool calls stay in `content` unless a request asks: `separate_reasoning: true` (SGLang's word) splits
+//!   `<think>` off into `reasoning_content`, `tools` split `<tool_call>` off into `tool_calls`. A part that belongs to
+//!   neither, such as `<answer>`, is content.
 //! - What would change the answer and is not followed is refused by name (`unsupported`); other unknown fields are
 //!   ignored.
 
@@ -55,14 +58,17 @@ mod request_id;
 mod response_format;
 mod routes;
 mod rules;
+mod said;
 mod sampling;
 mod server;
+mod spoken;
 mod sse;
 mod state;
 mod style;
 pub mod template;
 mod terms;
 pub mod tokenize;
+mod tools;
 mod unstalled;
 mod unsupported;
 mod validate;

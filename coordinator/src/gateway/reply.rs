@@ -17,8 +17,8 @@ use super::style::Style;
 pub(super) trait Reply: Send + 'static {
     /// The chunk that opens the stream of one choice; `prompt` as in [`Told::Opened`].
     fn opening(&mut self, choice: usize, prompt: &[TokenLogprobs]) -> Option<String>;
-    /// The chunk for what a delta adds, without its end.
-    fn chunk(&mut self, choice: usize, delta: &Delta) -> String;
+    /// The chunk for what a delta adds, without its end; `None` where that is nothing that can be told yet.
+    fn chunk(&mut self, choice: usize, delta: &Delta) -> Option<String>;
     /// The chunk that tells the end of one choice.
     fn ending(&mut self, choice: usize, finish: &Finish) -> String;
     /// The chunk that counts tokens.

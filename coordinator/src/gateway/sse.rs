@@ -72,7 +72,9 @@ impl<R: Reply> Telling<R> {
         let request = self.answers.request();
         if worth_a_chunk(delta, request.style, request.sampling.logprobs.is_some()) {
             let chunk = self.reply.chunk(choice, delta);
-            self.event(&chunk);
+            if let Some(chunk) = chunk {
+                self.event(&chunk);
+            }
         }
         if let Some(finish) = &delta.finish {
             let ending = self.reply.ending(choice, finish);

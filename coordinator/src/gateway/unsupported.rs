@@ -28,15 +28,15 @@ const NOTHING: Harmless = |v| match v {
     _ => false,
 };
 const NEVER: Harmless = |_| false;
+const ALLOWED: Harmless = |v| v.as_bool() == Some(true);
 const TEXT_ONLY: Harmless = |v| v.as_array().is_some_and(|list| list.iter().all(|m| m.as_str() == Some("text")));
 const NO_TOOL: Harmless = |v| v.as_str() == Some("none");
 
 const TABLE: &[(&str, On, Harmless, &str)] = &[
     ("use_beam_search", On::Both, NOTHING, "sampling and greedy search only"),
-    ("tools", On::Chat, NOTHING, "tool calls are not available"),
-    ("tool_choice", On::Chat, NO_TOOL, "tool calls are not available"),
-    ("functions", On::Chat, NOTHING, "tool calls are not available"),
-    ("function_call", On::Chat, NO_TOOL, "tool calls are not available"),
+    ("functions", On::Chat, NOTHING, "use tools"),
+    ("function_call", On::Chat, NO_TOOL, "use tools"),
+    ("parallel_tool_calls", On::Chat, ALLOWED, "the model decides how many tools it calls"),
     ("guided_whitespace_pattern", On::Both, NEVER, "JSON may have a blank or a line break with an indent"),
     ("structural_tag", On::Both, NEVER, "use response_format or structured_outputs"),
     ("modalities", On::Chat, TEXT_ONLY, "only [\"text\"]"),

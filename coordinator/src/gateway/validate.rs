@@ -11,6 +11,7 @@ use super::fields::RawRequest;
 use super::output::OutputRules;
 use super::prompt::{Echo, Prompt};
 use super::sampling::{Asked, sampling};
+use super::spoken::SpeechRules;
 use super::state::Target;
 use super::style::Style;
 use super::terms::Terms;
@@ -34,6 +35,8 @@ pub(super) struct ValidRequest {
     pub(super) rules: OutputRules,
     /// How it is told.
     pub(super) style: Style,
+    /// What of the answer is split off, on `/v1/chat/completions`.
+    pub(super) speech: Option<SpeechRules>,
     /// When and before whom.
     pub(super) terms: Terms,
 }
@@ -141,7 +144,7 @@ impl Options {
         let Self { asked, choices, rules, style, terms } = self;
         let sampling =
             SamplingParams { min_tokens: rules.min_tokens, stop_token_ids: rules.stop_ids.clone(), ..asked.params };
-        Ok(ValidRequest { target, prompts, choices, sampling, rules, style, terms })
+        Ok(ValidRequest { target, prompts, choices, sampling, rules, style, speech: None, terms })
     }
 
     fn prompt(&self, prompt: Encoded, target: &Target) -> Result<Prompt, ApiError> {

@@ -150,8 +150,8 @@ async fn wrong_messages_are_named() {
 async fn what_would_change_the_answer_is_refused_by_name() {
     let h = Harness::playing(vec![length()]).await;
     let chat = json!({
-        "best_of": 2, "tools": [{"type": "function"}], "tool_choice": "auto", "functions": [{}],
-        "guided_whitespace_pattern": " ", "structural_tag": {"x": 1},
+        "best_of": 2, "tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required",
+        "functions": [{}], "guided_whitespace_pattern": " ", "structural_tag": {"x": 1},
         "modalities": ["text", "audio"], "echo": true, "chat_template": "x", "bad_words": ["x"],
         "continue_final_message": true,
     });

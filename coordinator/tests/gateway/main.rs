@@ -16,3 +16,4 @@ mod scripted;
 mod stream;
 mod template;
 mod tokenizer;
+mod tools;

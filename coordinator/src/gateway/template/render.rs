@@ -70,9 +70,12 @@ pub struct ChatTemplate {
     tokens: Map<String, Value>,
     /// Roles whose content the template reads as a list of parts.
     roles_of_parts: Vec<&'static str>,
+    writes_tool_calls: bool,
 }
 
 const NAME: &str = "chat";
+/// How a tool call begins in the templates that know them.
+const TOOL_CALL: &str = "<tool_call>";
 
 impl ChatTemplate {
     /// Compiles a template. `clock` is what `strftime_now` reads.
@@ -92,7 +95,8 @@ impl ChatTemplate {
         // Jinja2 reads every line end as \n.
         let text = source.text.replace("\r\n", "\n").replace('\r', "\n");
         env.add_template_owned(NAME, text).map_err(syntax)?;
-        let mut template = Self { env, tokens: source.tokens, roles_of_parts: Vec::new() };
+        let writes_tool_calls = source.text.contains(TOOL_CALL);
+        let mut template = Self { env, tokens: source.tokens, roles_of_parts: Vec::new(), writes_tool_calls };
         template.roles_of_parts =
             ["system", "user", "assistant"].into_iter().filter(|role| template.reads_parts(role)).collect();
         Ok(template)
@@ -116,6 +120,12 @@ impl ChatTemplate {
     #[must_use]
     pub fn takes_parts(&self, role: &str) -> bool {
         self.roles_of_parts.contains(&role)
+    }
+
+    /// Whether the template writes a conversation's tool calls as the model is to write them, in `<tool_call>` markers.
+    #[must_use]
+    pub fn writes_tool_calls(&self) -> bool {
+        self.writes_tool_calls
     }
 
     fn variables(&self, conversation: Conversation<'_>) -> minijinja::Value {
