@@ -1,5 +1,5 @@
-//! What the scheduler costs a step: `cargo bench -p shardglm-node --bench schedule`. Prints one line a case, µs a step, of
-//! the part that must stand between two steps and of the part that may be done while a step computes.
+//! What the scheduler costs a step: `cargo bench -p shardglm-node --bench schedule`. Prints one line a case, the
+//! median µs a step, of what stands between two steps and of what is done while a step computes.
 #![expect(clippy::print_stdout, reason = "the figures are its output")]
 
 use std::time::{Duration, Instant};
@@ -11,29 +11,38 @@ const CASES: [(u16, u32); 6] = [(1, 512), (16, 512), (64, 512), (64, 8192), (256
 /// Steps of each case.
 const STEPS: u32 = 400;
 
-/// The time that each part took, over all steps.
+/// The time that each part took, step by step.
 #[derive(Default)]
 struct Parts {
-    schedule: Duration,
-    ahead: Duration,
-    by_draft: Duration,
-    complete: Duration,
+    /// With a draft, where there is one.
+    schedule: Vec<Duration>,
+    ahead: Vec<Duration>,
+    complete: Vec<Duration>,
 }
 
 fn main() {
-    println!("{:>5} {:>7} | {:>9} {:>9} | {:>9} {:>9}", "seqs", "context", "schedule", "complete", "ahead", "by draft");
+    println!("              | planned after      | planned ahead");
+    println!(
+        "{:>5} {:>7} | {:>8} {:>8}  | {:>8} {:>8} {:>8}",
+        "seqs", "context", "schedule", "complete", "ahead", "schedule", "complete"
+    );
     for (seqs, context) in CASES {
         let plain = run(seqs, context, false);
         let ahead = run(seqs, context, true);
-        let us = |d: Duration| d.as_secs_f64() * 1e6 / f64::from(STEPS);
         println!(
-            "{seqs:>5} {context:>7} | {:>9.1} {:>9.1} | {:>9.1} {:>9.1}",
-            us(plain.schedule),
-            us(plain.complete),
-            us(ahead.ahead),
-            us(ahead.by_draft),
+            "{seqs:>5} {context:>7} | {:>8.1} {:>8.1}  | {:>8.1} {:>8.1} {:>8.1}",
+            median_us(plain.schedule),
+            median_us(plain.complete),
+            median_us(ahead.ahead),
+            median_us(ahead.schedule),
+            median_us(ahead.complete),
         );
     }
+}
+
+fn median_us(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    times[times.len() / 2].as_secs_f64() * 1e6
 }
 
 fn run(seqs: u16, context: u32, ahead: bool) -> Parts {
@@ -58,9 +67,9 @@ fn run(seqs: u16, context: u32, ahead: bool) -> Parts {
         let began = Instant::now();
         scheduler.complete(&sampled(&step));
         if decoding {
-            parts.complete += began.elapsed();
-            parts.ahead += drafted;
-            *if ahead { &mut parts.by_draft } else { &mut parts.schedule } += scheduled;
+            parts.complete.push(began.elapsed());
+            parts.ahead.push(drafted);
+            parts.schedule.push(scheduled);
             left -= 1;
         }
     }

@@ -67,8 +67,9 @@ impl Inbox {
     }
 }
 
-/// Steps that take longer than this are worth planning the next one meanwhile: see docs/design/0002-the-engine.md.
-pub(super) const PLAN_AHEAD_MIN: Duration = Duration::from_millis(5);
+/// After a step as long as this the next one is planned while this one computes: the hand-over to another thread costs what
+/// it hides, and only here is that nothing (docs/design/0002-the-engine.md).
+pub(super) const PLAN_AHEAD_MIN: Duration = Duration::from_millis(20);
 
 /// Rank 0's step loop.
 pub(super) struct Leader<G, M> {
