@@ -10,6 +10,7 @@ does not, 2 when the endpoint cannot be used at all.
 import concurrent.futures
 import json
 import pathlib
+import re
 import sys
 import traceback
 import urllib.error
@@ -204,6 +205,32 @@ def completions_take_text_and_token_ids(e):
         assert choice.logprobs.token_logprobs and max(choice.logprobs.token_logprobs) <= 0
         stream = e.client.completions.create(**request, stream=True)
         equal("".join(c.choices[0].text for c in stream if c.choices), output["text"], "streamed text")
+
+
+@check
+def answers_follow_their_schema_expression_or_choice(e):
+    golden, _ = e.first()
+    ask = lambda **more: e.client.chat.completions.create(
+        model=e.model, messages=golden["messages"], temperature=0, max_tokens=400, **more
+    )
+    tap = {"type": "integer", "minimum": 0, "maximum": 2400}
+    properties = {"app": {"type": "string", "maxLength": 10}, "taps": {"type": "array", "items": tap, "maxItems": 2}}
+    schema = {"type": "object", "properties": properties, "required": ["app", "taps"], "additionalProperties": False}
+    taps = {"type": "json_schema", "json_schema": {"name": "taps", "strict": True, "schema": schema}}
+    answer = ask(response_format=taps).choices[0]
+    equal(answer.finish_reason, "stop", "finish_reason")
+    found = json.loads(answer.message.content)
+    assert set(found) == {"app", "taps"} and len(found["app"]) <= 10 and len(found["taps"]) <= 2, found
+    stream = ask(response_format=taps, stream=True)
+    text = "".join(c.choices[0].delta.content or "" for c in stream if c.choices)
+    equal(text, answer.message.content, "streamed text")
+    number = ask(extra_body={"structured_outputs": {"regex": "n-[0-9]{4}"}}).choices[0].message.content
+    assert re.fullmatch("n-[0-9]{4}", number), number
+    chosen = ask(extra_body={"guided_choice": ["left", "right"]}).choices[0].message.content
+    assert chosen in ("left", "right"), chosen
+    bad = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "strnig"}}}
+    body = refused(openai.BadRequestError, "invalid_request", lambda: ask(response_format=bad))
+    assert "strnig" in body["message"], body
 
 
 @check

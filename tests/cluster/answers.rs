@@ -67,6 +67,7 @@ async fn a_cluster_answers_as_the_reference_does_and_leaves_nothing_behind() {
     stops_and_limits(&client, &goldens[0]).await;
     logprobs(&client, &goldens[0]).await;
     completions(&client, &goldens[0]).await;
+    structured(&client, &goldens[0]).await;
     errors(&client, &goldens[0]).await;
     commands(&cluster);
     strangers(&cluster);
@@ -136,6 +137,35 @@ async fn completions(client: &OpenAi, golden: &Golden) {
     .expect("a request");
     let answer = client.completions().create(request).await.expect("a completion");
     assert_eq!(answer.choices[0].text, golden.text);
+}
+
+/// JSON that a schema admits, whole and streamed; a bad schema is told to whoever sent it.
+async fn structured(client: &OpenAi, golden: &Golden) {
+    let format = |schema: Value| {
+        let schema = json!({ "name": "tap", "strict": true, "schema": schema });
+        json!({ "response_format": { "type": "json_schema", "json_schema": schema }, "max_tokens": 400 })
+    };
+    let tap = format(json!({
+        "type": "object", "required": ["app", "at"], "additionalProperties": false,
+        "properties": {
+            "app": { "type": "string", "maxLength": 10 },
+            "at": { "type": "array", "items": { "type": "integer", "minimum": 0, "maximum": 2400 }, "minItems": 2, "maxItems": 2 },
+        },
+    }));
+    let whole = ask(client, golden, tap.clone()).await;
+    assert_eq!(whole.choices[0].finish_reason, Some(FinishReason::Stop));
+    let object: Value = serde_json::from_str(text(&whole)).expect("JSON");
+    assert_eq!(object.as_object().expect("an object").len(), 2, "{object}");
+    assert!(object["app"].as_str().is_some_and(|app| app.chars().count() <= 10), "{object}");
+    assert!(object["at"].as_array().is_some_and(|at| at.len() == 2 && at.iter().all(Value::is_u64)), "{object}");
+    assert_eq!(stream(client, golden, tap).await.0.concat(), text(&whole));
+    match client.chat().create(request(golden, format(json!({ "type": "strnig" })))).await {
+        Err(OpenAIError::ApiError(e)) => {
+            assert_eq!((e.status_code.as_u16(), e.api_error.code.as_deref()), (400, Some("invalid_request")), "{e}");
+            assert!(e.api_error.message.contains("strnig"), "{e}");
+        }
+        other => panic!("a schema without a type, and {other:?}"),
+    }
 }
 
 async fn errors(client: &OpenAi, golden: &Golden) {

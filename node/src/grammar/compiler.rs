@@ -21,6 +21,9 @@ use super::source::top_level;
 use super::vocabulary::token_env;
 use super::{Constraint, GrammarError};
 
+/// How llguidance says that nothing can come next.
+const NO_OUTPUT: &str = "NoExtensionBias";
+
 /// Finds out by fuel whether the lexer's first transitions can be computed. llguidance computes them without a limit
 /// when it makes a parser, and an intersection of two expressions can have any number of states.
 fn check_start(lexemes: &LexerSpec, mut limits: ParserLimits) -> Result<(), GrammarError> {
@@ -93,7 +96,10 @@ impl Grammars {
             .map_err(GrammarError::invalid)?;
         let mut matcher = Matcher::new(Ok(parser));
         // A grammar that no output can match, or whose every mask is too much work, shows here and is the sender's fault.
-        matcher.compute_mask_or_eos().map_err(GrammarError::invalid)?;
+        matcher.compute_mask_or_eos().map_err(|e| match e.to_string().starts_with(NO_OUTPUT) {
+            true => GrammarError::invalid("no output can match it"),
+            false => GrammarError::invalid(e),
+        })?;
         let copy = matcher.deep_clone();
         let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         compiled.truncate(CACHE_MAX - 1);

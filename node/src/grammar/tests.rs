@@ -151,6 +151,13 @@ fn a_resumed_constraint_allows_what_the_whole_one_does() {
 }
 
 #[test]
+fn a_grammar_that_nothing_can_match_is_said_to_be_one() {
+    let circle = schema(r##"{"$ref":"#/$defs/a","$defs":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a"}}}"##);
+    let error = nano().constraint(&circle).expect_err("no JSON at all");
+    assert_eq!(error.to_string(), "the grammar cannot be used: no output can match it");
+}
+
+#[test]
 fn a_model_whose_tokenizer_cannot_be_used_is_no_fault_of_the_grammar() {
     let empty = tempfile::tempdir().expect("a directory");
     let error = Grammars::new(empty.path().to_owned(), VOCAB).constraint(&Grammar::JsonObject);
