@@ -149,15 +149,11 @@ pub(super) enum ApiError {
         /// When there may be room.
         retry: Duration,
     },
-    /// It would have to wait so long that its time would be over.
-    #[error(
-        "the request would wait about {} ms for a replica and has {} ms left; retry later",
-        wait.as_millis(),
-        left.as_millis()
-    )]
+    /// It would wait and be computed so long that its time would be over.
+    #[error("the request would take about {} ms and has {} ms left; retry later", needed.as_millis(), left.as_millis())]
     DeadlineUnmeetable {
-        /// How long it would wait.
-        wait: Duration,
+        /// How long it would take.
+        needed: Duration,
         /// How long it may take.
         left: Duration,
         /// When there may be time enough.

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use protocol::generate::{Choice, FinishReason, GenerateEvent, GenerateRequest, TokenLogprobs, TokenOutput};
 use protocol::{ReplicaId, RequestId};
@@ -22,6 +22,10 @@ use crate::view::ReadyReplica;
 
 /// Most replicas that are tried before the first token.
 const ATTEMPTS_MAX: usize = 3;
+
+/// By how much rank 0 lets a request live longer than the gateway does: the gateway tells its client of the deadline, rank 0's
+/// own is for requests whose gateway is gone.
+const DEADLINE_GRACE: Duration = Duration::from_secs(1);
 
 /// What comes next of one prompt.
 #[derive(Debug)]
@@ -280,7 +284,7 @@ async fn first_event(
         sampling: request.sampling_of(prompt),
         priority: request.terms.priority,
         cache_salt: request.terms.cache_salt.clone(),
-        deadline_ms: u32::try_from(wait.left().as_millis()).unwrap_or(u32::MAX),
+        deadline_ms: u32::try_from((wait.left() + DEADLINE_GRACE).as_millis()).unwrap_or(u32::MAX),
     };
     let elsewhere = |error: ApiError| {
         let maybe = matches!(error, ApiError::ReplicaLost { .. } | ApiError::ReplicaFull { .. });

@@ -107,7 +107,7 @@ impl App {
         self.gate.arrive(deployment, &demands, request.terms.priority, deadline).map_err(|no| match no {
             No::QueueTokens { found, max, retry } => ApiError::QueueFull { unit: "tokens", found, max, retry },
             No::QueueBytes { found, max, retry } => ApiError::QueueFull { unit: "bytes", found, max, retry },
-            No::TooLate { wait, left, retry } => ApiError::DeadlineUnmeetable { wait, left, retry },
+            No::TooLate { needed, left, retry } => ApiError::DeadlineUnmeetable { needed, left, retry },
         })
     }
 

@@ -5,12 +5,13 @@
 //! turn out longer than expected.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use protocol::generate::Priority;
 use protocol::{Epoch, ReplicaId};
 
 use super::average::Average;
+use super::pace::Pace;
 use super::policy::Ticket;
 use super::service::Service;
 use crate::view::{ReadyReplica, ServedDeployment};
@@ -19,8 +20,6 @@ use crate::view::{ReadyReplica, ServedDeployment};
 const ANSWER_TOKENS_GUESS: f64 = 256.0;
 /// Share of the newest answer in their average length.
 const ANSWER_SHARE: f64 = 0.1;
-/// Share of the newest token in the average time that one takes.
-const PACE_SHARE: f64 = 0.05;
 
 /// What a prompt takes up of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -103,8 +102,7 @@ pub(super) struct Lane {
     ahead: [Cost; 3],
     /// Length of an answer, tokens.
     answer_tokens: Average,
-    /// Time between two tokens of one answer, seconds.
-    pace: Average,
+    pub(super) pace: Pace,
 }
 
 impl Lane {
@@ -114,7 +112,7 @@ impl Lane {
             waiting: BTreeSet::new(),
             ahead: [Cost::default(); 3],
             answer_tokens: Average::from(ANSWER_TOKENS_GUESS, ANSWER_SHARE),
-            pace: Average::new(PACE_SHARE),
+            pace: Pace::new(),
         }
     }
 
@@ -148,11 +146,6 @@ impl Lane {
     /// An answer has ended by itself after so many tokens.
     pub(super) fn answered(&mut self, tokens: u32) {
         self.answer_tokens.record(tokens.into());
-    }
-
-    /// One answer took so long for its next token.
-    pub(super) fn paced(&mut self, token: Duration) {
-        self.pace.record(token.as_secs_f64());
     }
 
     pub(super) fn enqueue(&mut self, priority: Priority, ticket: Ticket, cost: Cost) {
@@ -218,6 +211,9 @@ impl Lane {
         } else {
             site.service.look(contended, now);
         }
+        if self.in_flight() == Cost::default() {
+            self.pace.idle();
+        }
     }
 
     /// Counts what a replica served, and what its answers have grown beyond what was expected.
@@ -256,11 +252,6 @@ impl Lane {
         let seqs = before.seqs.saturating_sub(free.seqs);
         let tokens_a_seq = (before.tokens + running.tokens) / (before.seqs + running.seqs).max(1);
         before.tokens.saturating_sub(free.tokens).max(seqs.saturating_mul(tokens_a_seq))
-    }
-
-    /// How long an answer of so many tokens takes once it has begun; zero while unknown.
-    pub(super) fn answering(&self, tokens: u32) -> Duration {
-        Duration::try_from_secs_f64(self.pace.get().unwrap_or(0.0) * f64::from(tokens)).unwrap_or(Duration::MAX)
     }
 
     /// Sums by hand what is waiting, for tests.

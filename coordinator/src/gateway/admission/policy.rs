@@ -4,7 +4,8 @@
 //! of its choices, as many as answers have had of late, at most what was asked for. It *waits* while no replica has room for
 //! it; of those that wait, the most urgent goes first, then whoever came first, and nobody overtakes it (or a large prompt
 //! would starve). How long a newcomer would wait is what must be given back before it has room, over the rate at which
-//! replicas serve. While no rate is known nobody is refused for the time.
+//! replicas serve; how long its answer would then take, running ones show. While neither is known nobody is refused for the
+//! time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -70,8 +71,8 @@ pub(in crate::gateway) enum No {
     },
     /// It would not be answered before its deadline.
     TooLate {
-        /// How long it would wait before it is begun.
-        wait: Duration,
+        /// How long it would take: its wait for a replica, and then its answer.
+        needed: Duration,
         /// How much time it has left.
         left: Duration,
         /// When there may be time enough.
@@ -188,8 +189,15 @@ impl Policy {
         let due = lane.due_before(priority, cost);
         let at_once = lane.ahead(priority) == Cost::default()
             && lane.place_all(demands.iter().map(Demand::context_tokens).zip(costs.iter().copied()));
+        let wait = if at_once { Duration::ZERO } else { lane.time_for(due).unwrap_or_default() };
+        let longest = demands.iter().map(|d| lane.expected_answer(d.answer_max)).max().unwrap_or(0);
+        let needed = wait.saturating_add(lane.pace.answering(longest));
         if !at_once {
-            self.may_wait(deployment, cost, bytes, demands, due, deadline.saturating_duration_since(now))?;
+            self.may_wait(deployment, cost, bytes)?;
+        }
+        let left = deadline.saturating_duration_since(now);
+        if needed > left {
+            return Err(No::TooLate { needed, left, retry: retry(Some(needed - left)) });
         }
         let lane = self.lanes.get_mut(deployment).expect("entered above");
         let mut tickets = Vec::with_capacity(demands.len());
@@ -206,16 +214,8 @@ impl Policy {
         Ok(tickets)
     }
 
-    /// Whether a request may wait until `due` tokens were given back.
-    fn may_wait(
-        &self,
-        deployment: &str,
-        cost: Cost,
-        bytes: u64,
-        demands: &[Demand],
-        due: u64,
-        left: Duration,
-    ) -> Result<(), No> {
+    /// Whether there is room in the queue.
+    fn may_wait(&self, deployment: &str, cost: Cost, bytes: u64) -> Result<(), No> {
         let lane = &self.lanes[deployment];
         let (tokens, bytes) = (self.waiting_tokens + cost.tokens, self.waiting_bytes + bytes);
         if tokens > self.bounds.tokens {
@@ -226,12 +226,6 @@ impl Policy {
             // How much memory comes with how many tokens is not known: the time for as much as this one brings.
             let max = self.bounds.bytes;
             return Err(No::QueueBytes { found: bytes, max, retry: retry(lane.time_for(cost.tokens)) });
-        }
-        let Some(wait) = lane.time_for(due).filter(|wait| !wait.is_zero()) else { return Ok(()) };
-        let longest = demands.iter().map(|d| lane.expected_answer(d.answer_max)).max().unwrap_or(0);
-        let needed = wait.saturating_add(lane.answering(longest));
-        if needed > left {
-            return Err(No::TooLate { wait, left, retry: retry(Some(needed - left)) });
         }
         Ok(())
     }
@@ -303,10 +297,12 @@ impl Policy {
         let Some(entry) = self.tickets.get_mut(&ticket) else { return };
         let Phase::Placed { replica, begun, answered, last } = &mut entry.phase else { return };
         let Some(lane) = self.lanes.get_mut(&entry.lane) else { return };
+        let between = now.saturating_duration_since(*last);
         let prompt = if std::mem::replace(begun, true) { 0 } else { u64::from(entry.demand.prompt) };
-        if prompt == 0 && tokens > 0 {
-            let between = now.saturating_duration_since(*last);
-            lane.paced(between * u32::from(running.max(1)) / tokens);
+        if prompt > 0 {
+            lane.pace.first(between);
+        } else {
+            lane.pace.tokens(between * u32::from(running.max(1)), tokens, now);
         }
         *last = now;
         *answered += u64::from(tokens);

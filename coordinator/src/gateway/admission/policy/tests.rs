@@ -64,13 +64,13 @@ impl Case {
     }
 
     /// One replica with 1100 of its 1250 tokens in flight, that was seen to serve 1000 tokens a second while somebody
-    /// waited, and an answer's token each millisecond; and the two prompts that run.
+    /// waited, and the first tokens of answers after 150 ms in the middle; and the two prompts that run.
     fn busy() -> (Self, [Ticket; 2]) {
         let mut case = Self::new(&[(1, 1)]);
         let running = [case.normal(500), case.normal(500)];
         assert_eq!(case.granted(), running);
         let waits = case.normal(150);
-        for (ms, ticket, tokens) in [(100, 0, 0), (100, 1, 0), (800, 0, 0), (10, 0, 10)] {
+        for (ms, ticket, tokens) in [(150, 0, 0), (0, 1, 0), (850, 0, 0)] {
             case.pass(ms);
             case.policy.served(running[ticket], tokens, 1, case.now);
         }
@@ -205,18 +205,19 @@ fn who_would_come_too_late_is_refused_at_once() {
     assert!(case.arrive(Priority::Normal, 550, 2_000).is_ok());
     let (mut case, _) = Case::busy();
     let no = case.arrive(Priority::Normal, 550, 400).unwrap_err();
-    let No::TooLate { wait, left, retry } = no else { panic!("{no:?}") };
-    assert_eq!((wait.as_millis(), left.as_millis()), (450, 400));
-    assert_eq!(retry.as_millis(), 100, "with the 50 ms that its answer takes");
-    assert!(case.arrive(Priority::Normal, 550, 480).is_err(), "it would be begun in time and not ended");
-    assert!(case.arrive(Priority::Normal, 150, 10).is_err());
-    assert_eq!(case.arrive(Priority::Normal, 50, 10).map(|t| case.granted() == [t]), Ok(true), "there is room for it");
+    let No::TooLate { needed, left, retry } = no else { panic!("{no:?}") };
+    let answer = Duration::from_millis(150).mul_f64(1.25);
+    assert_eq!((needed, left.as_millis()), (Duration::from_millis(450) + answer, 400));
+    assert_eq!(retry, needed - left);
+    assert!(case.arrive(Priority::Normal, 550, 500).is_err(), "it would be begun in time and not ended");
+    assert!(case.arrive(Priority::Normal, 50, 100).is_err(), "neither would one that need not wait");
+    assert!(case.arrive(Priority::Normal, 50, 200).is_ok());
     let (mut case, _) = Case::busy();
     assert_eq!(case.policy.snapshot().waiting, 0);
     // Whoever is ahead counts, by priority.
     let waits = case.arrive(Priority::Normal, 550, 600_000).unwrap();
     let late = |case: &mut Case, priority| match case.arrive(priority, 550, 1) {
-        Err(No::TooLate { wait, .. }) => wait.as_millis(),
+        Err(No::TooLate { needed, .. }) => (needed - answer).as_millis(),
         other => panic!("{other:?}"),
     };
     assert_eq!(late(&mut case, Priority::Low), 1050);
@@ -239,7 +240,9 @@ fn sequences_that_are_due_count_as_much_as_the_tokens_they_hold() {
     case.policy.leave(waits, case.now);
     assert_eq!(case.policy.lanes["main"].rate(), Some(250.0));
     let no = case.arrive(Priority::Normal, 50, 1).unwrap_err();
-    assert!(matches!(no, No::TooLate { wait, .. } if wait.as_millis() == 400), "one of 100 tokens: {no:?}");
+    let answer = case.policy.lanes["main"].pace.answering(50);
+    let No::TooLate { needed, .. } = no else { panic!("{no:?}") };
+    assert_eq!((needed - answer).as_millis(), 400, "one of 100 tokens");
 }
 
 #[test]
@@ -248,6 +251,18 @@ fn without_a_rate_nobody_is_refused_for_the_time() {
     case.normal(950);
     case.granted();
     assert!(case.arrive(Priority::Normal, 900, 1).is_ok());
+}
+
+#[test]
+fn how_slow_it_was_under_load_is_forgotten_when_nobody_is_left() {
+    let (mut case, running) = Case::busy();
+    for _ in 0..6 {
+        case.pass(100);
+        case.policy.served(running[0], 1, 1, case.now);
+    }
+    assert!(case.arrive(Priority::Normal, 10, 3_000).is_err(), "50 tokens of 100 ms each");
+    running.iter().for_each(|ticket| case.policy.leave(*ticket, case.now));
+    assert!(case.arrive(Priority::Normal, 10, 1).is_ok());
 }
 
 #[test]
