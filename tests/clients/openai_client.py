@@ -8,12 +8,14 @@ does not, 2 when the endpoint cannot be used at all.
 """
 
 import concurrent.futures
+import http.client
 import json
 import pathlib
 import re
 import sys
 import traceback
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import openai
@@ -21,6 +23,8 @@ import openai
 GOLDENS = pathlib.Path(__file__).parent.parent / "fixtures/autoglm-nano-goldens/goldens_plain.json"
 # Where the two best logits are nearer than this, another order of additions may choose the other.
 GAP_MIN = 0.01
+# gateway.requests_max by default.
+REQUESTS_MAX = 512
 CHECKS = []
 
 
@@ -231,6 +235,124 @@ def answers_follow_their_schema_expression_or_choice(e):
     bad = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "strnig"}}}
     body = refused(openai.BadRequestError, "invalid_request", lambda: ask(response_format=bad))
     assert "strnig" in body["message"], body
+
+
+@check
+def choices_are_as_many_as_asked_for_and_streamed_alike(e):
+    golden, output = e.first()
+    answer = e.ask(golden, n=2)
+    equal([c.index for c in answer.choices], [0, 1], "indexes")
+    equal([c.message.content for c in answer.choices], [output["text"]] * 2, "greedy choices")
+    equal(answer.usage.prompt_tokens, len(golden["prompt_ids"]), "usage.prompt_tokens, the prompt once")
+    equal(answer.usage.completion_tokens, 2 * len(output["ids"]), "usage.completion_tokens, both answers")
+    assert answer.usage.prompt_tokens_details.cached_tokens >= 0
+    # Hot enough that no two of them are likely to begin alike.
+    sampled = {"n": 4, "temperature": 2, "seed": 3, "max_tokens": 24}
+    texts = [c.message.content for c in e.ask(golden, **sampled).choices]
+    assert len(set(texts)) > 1, f"four sampled choices are all {texts[0]!r}"
+    pieces, finishes = [""] * 4, [None] * 4
+    for chunk in e.ask(golden, stream=True, **sampled):
+        for choice in chunk.choices:
+            pieces[choice.index] += choice.delta.content or ""
+            finishes[choice.index] = choice.finish_reason or finishes[choice.index]
+    equal(pieces, texts, "streamed choices")
+    assert all(finishes), finishes
+
+
+@check
+def a_stop_string_in_one_choice_leaves_the_others_alone(e):
+    golden, _ = e.first()
+    sampled = {"n": 3, "temperature": 2, "seed": 3, "max_tokens": 24}
+    whole = [c.message.content for c in e.ask(golden, **sampled).choices]
+    stop = whole[0][2:6]
+    cut = [text[: text.index(stop)] if stop in text else text for text in whole]
+    equal([c.message.content for c in e.ask(golden, stop=stop, **sampled).choices], cut, f"choices stopped by {stop!r}")
+
+
+@check
+def several_prompts_are_answered_in_their_order(e):
+    golden, output = e.first()
+    request = {"model": e.model, "temperature": 0, "max_tokens": golden["max_tokens"]}
+    single = e.client.completions.create(prompt="打开", **request).choices[0].text
+    answer = e.client.completions.create(prompt=[golden["prompt"], "打开"], n=2, **request)
+    equal([c.index for c in answer.choices], [0, 1, 2, 3], "indexes")
+    equal([c.text for c in answer.choices], [output["text"]] * 2 + [single] * 2, "texts")
+
+
+@check
+def the_prompt_is_echoed_with_its_logprobs(e):
+    golden, output = e.first()
+    request = {"model": e.model, "temperature": 0, "logprobs": 1}
+    answer = e.client.completions.create(prompt=golden["prompt_ids"], max_tokens=8, **request).choices[0]
+    ids = golden["prompt_ids"] + output["ids"][:8]
+    told = e.client.completions.create(prompt=ids, max_tokens=0, echo=True, **request)
+    logprobs = told.choices[0].logprobs
+    equal(told.usage.completion_tokens, 0, "usage.completion_tokens")
+    equal(len(logprobs.token_logprobs), len(ids), "number of logprobs")
+    equal((logprobs.token_logprobs[0], logprobs.top_logprobs[0]), (None, None), "the first token's")
+    # What was generated token by token has the very logprobs of the same tokens in a prompt.
+    equal(logprobs.token_logprobs[-len(answer.logprobs.token_logprobs) :], answer.logprobs.token_logprobs, "logprobs")
+    text = told.choices[0].text
+    for offset, token in zip(logprobs.text_offset, logprobs.tokens):
+        if not token.startswith("bytes:"):
+            equal(text[offset : offset + len(token)], token, f"text at {offset}")
+    whole = e.client.completions.create(prompt=golden["prompt"], max_tokens=8, echo=True, **request).choices[0]
+    equal(whole.text, golden["prompt"] + answer.text, "prompt and answer")
+    extra = {"prompt_logprobs": 1, "return_tokens_as_token_ids": True}
+    told = e.client.completions.create(prompt=ids, max_tokens=1, extra_body=extra, **request).choices[0]
+    chosen = [by_id[str(id)]["logprob"] for id, by_id in zip(ids[1:], told.prompt_logprobs[1:])]
+    equal((told.prompt_logprobs[0], chosen), (None, logprobs.token_logprobs[1:]), "prompt_logprobs")
+    assert told.logprobs.tokens[0].startswith("token_id:"), told.logprobs.tokens
+
+
+@check
+def priority_and_deadline_are_read_from_headers(e):
+    golden, output = e.first()
+    headers = {"x-priority": "high", "x-request-timeout-ms": "60000"}
+    equal(e.ask(golden, extra_headers=headers).choices[0].message.content, output["text"], "answer of high priority")
+    for name, wrong in (("x-priority", "urgent"), ("x-request-timeout-ms", "0"), ("x-request-timeout-ms", "soon")):
+        body = refused(openai.BadRequestError, "invalid_value", lambda: e.ask(golden, extra_headers={name: wrong}))
+        equal(body["param"], name, "param")
+    try:
+        e.ask(golden, max_tokens=500, extra_body={"ignore_eos": True}, extra_headers={"x-request-timeout-ms": "20"})
+    except openai.APIStatusError as error:
+        assert error.status_code in (503, 504) and error.body["code"], (error.status_code, error.body)
+    else:
+        raise AssertionError("500 tokens within 20 ms")
+
+
+@check
+def too_many_requests_are_told_when_to_come_back(e):
+    golden, output = e.first()
+    body = {"model": e.model, "messages": golden["messages"], "stream": True, "max_tokens": 2000, "temperature": 2}
+    held = []
+    try:
+        # More than a gateway takes by default: those that are not computed wait, and the last are refused.
+        for _ in range(REQUESTS_MAX):
+            connection = http.client.HTTPConnection(urllib.parse.urlparse(e.url).netloc, timeout=60)
+            connection.request("POST", "/v1/chat/completions", json.dumps({**body, "ignore_eos": True}))
+            held.append(connection)
+        limited = None
+        for _ in range(100):
+            try:
+                e.ask(golden, max_tokens=1, extra_headers={"x-request-timeout-ms": "50"})
+            except openai.RateLimitError as error:
+                limited = error
+                break
+            except openai.APIStatusError as error:
+                assert error.status_code in (503, 504), error
+        assert limited, f"no 429 with {len(held)} requests under way"
+        assert limited.body["code"] in ("too_many_requests", "queue_full"), limited.body
+        after, after_ms = (int(limited.response.headers[name]) for name in ("retry-after", "retry-after-ms"))
+        assert 1 <= after <= 600 and (after - 1) * 1000 < after_ms <= after * 1000, (after, after_ms)
+    finally:
+        for connection in held:
+            connection.close()
+    patient = e.client.with_options(max_retries=10)
+    answer = patient.chat.completions.create(
+        model=e.model, messages=golden["messages"], temperature=0, max_tokens=golden["max_tokens"]
+    )
+    equal(answer.choices[0].message.content, output["text"], "the answer afterwards, by the package's own retries")
 
 
 @check

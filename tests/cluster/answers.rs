@@ -68,7 +68,10 @@ async fn a_cluster_answers_as_the_reference_does_and_leaves_nothing_behind() {
     logprobs(&client, &goldens[0]).await;
     completions(&client, &goldens[0]).await;
     structured(&client, &goldens[0]).await;
+    choices(&client, &goldens[0]).await;
+    echo(&client, &goldens[0]).await;
     errors(&client, &goldens[0]).await;
+    terms(&cluster, &goldens[0]).await;
     commands(&cluster);
     strangers(&cluster);
 
@@ -165,6 +168,76 @@ async fn structured(client: &OpenAi, golden: &Golden) {
             assert!(e.api_error.message.contains("strnig"), "{e}");
         }
         other => panic!("a schema without a type, and {other:?}"),
+    }
+}
+
+async fn choices(client: &OpenAi, golden: &Golden) {
+    let greedy = ask(client, golden, json!({ "n": 2 })).await;
+    let texts: Vec<_> = greedy.choices.iter().map(|c| (c.index, c.message.content.as_deref())).collect();
+    assert_eq!(texts, [(0, Some(golden.text.as_str())), (1, Some(golden.text.as_str()))]);
+    let usage = greedy.usage.expect("usage");
+    let expected = (golden.prompt_ids.len(), 2 * golden.ids.len());
+    assert_eq!((usage.prompt_tokens as usize, usage.completion_tokens as usize), expected);
+    assert!(usage.prompt_tokens_details.and_then(|d| d.cached_tokens).is_some(), "found in the cache by now");
+
+    let sampled = json!({ "n": 3, "temperature": 2.0, "seed": 7, "max_tokens": 16 });
+    let whole = ask(client, golden, sampled.clone()).await;
+    let whole: Vec<String> = whole.choices.into_iter().map(|c| c.message.content.expect("content")).collect();
+    assert!(whole.iter().any(|text| *text != whole[0]), "three times {:?}", whole[0]);
+    let mut stream = client.chat().create_stream(request(golden, sampled)).await.expect("a stream");
+    let mut streamed = vec![String::new(); 3];
+    while let Some(chunk) = stream.next().await {
+        for choice in chunk.expect("a chunk").choices {
+            streamed[choice.index as usize] += &choice.delta.content.unwrap_or_default();
+        }
+    }
+    assert_eq!(streamed, whole);
+}
+
+/// Tokens have the same logprobs, to the last digit told, whether they were generated one by one or stand in a prompt.
+async fn echo(client: &OpenAi, golden: &Golden) {
+    let complete = async |prompt: Value, more: Value| {
+        let mut request = json!({
+            "model": "autoglm-nano", "prompt": prompt, "temperature": 0.0, "logprobs": 1,
+            "frequency_penalty": golden.frequency_penalty,
+        });
+        request.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let request: CreateCompletionRequest = serde_json::from_value(request).expect("a request");
+        client.completions().create(request).await.expect("a completion")
+    };
+    let tokens = golden.ids.len().min(8);
+    let told = complete(json!(golden.prompt_ids), json!({ "max_tokens": tokens })).await;
+    let generated = told.choices[0].logprobs.clone().expect("logprobs").token_logprobs;
+    let whole = [golden.prompt_ids.as_slice(), &golden.ids[..tokens]].concat();
+    let told = complete(json!([whole, whole]), json!({ "max_tokens": 0, "echo": true, "n": 2 })).await;
+    assert_eq!(told.usage.expect("usage").completion_tokens, 0);
+    assert_eq!(told.choices.iter().map(|c| c.index).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    for choice in &told.choices {
+        let logprobs = choice.logprobs.as_ref().expect("logprobs");
+        assert_eq!((logprobs.token_logprobs.len(), logprobs.token_logprobs[0]), (whole.len(), None));
+        assert_eq!(logprobs.token_logprobs[golden.prompt_ids.len()..], generated);
+        assert_eq!((logprobs.tokens.len(), logprobs.text_offset.len()), (whole.len(), whole.len()));
+    }
+}
+
+async fn terms(cluster: &Cluster, golden: &Golden) {
+    let late: &[&str] = &["queue_timeout", "deadline_unmeetable", "deadline_exceeded"];
+    for (header, value, codes) in [
+        ("x-priority", "urgent", ["invalid_value"].as_slice()),
+        ("x-request-timeout-ms", "0", &["invalid_value"]),
+        ("x-request-timeout-ms", "1", late),
+    ] {
+        let base = format!("{}/v1", cluster.url());
+        let config = OpenAIConfig::new().with_api_base(base).with_api_key("none").with_header(header, value);
+        let client = Client::with_config(config.expect("a header"));
+        match client.chat().create(request(golden, json!({}))).await {
+            Err(OpenAIError::ApiError(e)) => {
+                // Of a server's own failures this crate keeps the body as the message.
+                let told = e.api_error.code.as_deref().unwrap_or(&e.api_error.message);
+                assert!(codes.iter().any(|code| told.contains(code)), "{header}: {value}: {e}");
+            }
+            other => panic!("{header}: {value}: {other:?}"),
+        }
     }
 }
 

@@ -234,6 +234,14 @@ impl Generation {
     }
 }
 
+impl Drop for Generation {
+    fn drop(&mut self) {
+        for output in self.outputs.iter().filter(|o| !o.has_ended()) {
+            self.attempt.place.cut_off(output.tokens());
+        }
+    }
+}
+
 /// The output of a choice; `None` where it has ended here, of which the replica may not know yet.
 fn open_output(outputs: &mut [Output], choice: u16) -> Result<Option<&mut Output>, ApiError> {
     let choices = outputs.len();

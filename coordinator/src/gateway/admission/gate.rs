@@ -206,4 +206,10 @@ impl Place {
         let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
         self.held.gate.lock().policy.answered(self.held.ticket, tokens);
     }
+
+    /// One answer was cut off after so many tokens.
+    pub(in crate::gateway) fn cut_off(&self, tokens: usize) {
+        let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+        self.held.gate.lock().policy.cut_off(self.held.ticket, tokens);
+    }
 }

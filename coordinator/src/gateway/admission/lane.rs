@@ -10,16 +10,11 @@ use std::time::Instant;
 use protocol::generate::Priority;
 use protocol::{Epoch, ReplicaId};
 
-use super::average::Average;
+use super::lengths::Lengths;
 use super::pace::Pace;
 use super::policy::Ticket;
 use super::service::Service;
 use crate::view::{ReadyReplica, ServedDeployment};
-
-/// Length of an answer before any was seen, tokens.
-const ANSWER_TOKENS_GUESS: f64 = 256.0;
-/// Share of the newest answer in their average length.
-const ANSWER_SHARE: f64 = 0.1;
 
 /// What a prompt takes up of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -100,8 +95,7 @@ pub(super) struct Lane {
     waiting: BTreeSet<(Priority, Ticket)>,
     /// Sums of what waits, by priority.
     ahead: [Cost; 3],
-    /// Length of an answer, tokens.
-    answer_tokens: Average,
+    pub(super) lengths: Lengths,
     pub(super) pace: Pace,
 }
 
@@ -111,7 +105,7 @@ impl Lane {
             sites: Vec::new(),
             waiting: BTreeSet::new(),
             ahead: [Cost::default(); 3],
-            answer_tokens: Average::from(ANSWER_TOKENS_GUESS, ANSWER_SHARE),
+            lengths: Lengths::new(),
             pace: Pace::new(),
         }
     }
@@ -136,16 +130,20 @@ impl Lane {
         }
     }
 
-    /// How long one answer will be, tokens; `max` is how long it may be.
-    pub(super) fn expected_answer(&self, max: u32) -> u32 {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates, and is never negative")]
-        let average = self.answer_tokens.get().unwrap_or(ANSWER_TOKENS_GUESS).ceil() as u32;
-        average.clamp(1, max.max(1))
+    /// How many answers run side by side at a replica, with so many more.
+    pub(super) fn side_by_side(&self, more: u64) -> f64 {
+        let seqs = self.in_flight().seqs + more;
+        #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
+        let each = seqs as f64 / self.sites.len().max(1) as f64;
+        each.max(1.0)
     }
 
-    /// An answer has ended by itself after so many tokens.
-    pub(super) fn answered(&mut self, tokens: u32) {
-        self.answer_tokens.record(tokens.into());
+    /// How many may, at most.
+    pub(super) fn side_by_side_max(&self) -> f64 {
+        let most = self.sites.iter().map(|s| s.room.seqs).max().unwrap_or(1);
+        #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
+        let most = most as f64;
+        most
     }
 
     pub(super) fn enqueue(&mut self, priority: Priority, ticket: Ticket, cost: Cost) {

@@ -10,6 +10,7 @@
 mod average;
 mod gate;
 mod lane;
+mod lengths;
 mod pace;
 mod places;
 mod policy;

@@ -190,8 +190,9 @@ impl Policy {
         let at_once = lane.ahead(priority) == Cost::default()
             && lane.place_all(demands.iter().map(Demand::context_tokens).zip(costs.iter().copied()));
         let wait = if at_once { Duration::ZERO } else { lane.time_for(due).unwrap_or_default() };
-        let longest = demands.iter().map(|d| lane.expected_answer(d.answer_max)).max().unwrap_or(0);
-        let needed = wait.saturating_add(lane.pace.answering(longest));
+        let longest = demands.iter().map(|d| lane.lengths.long(d.answer_max)).max().unwrap_or(0);
+        let side_by_side = lane.side_by_side(cost.seqs).min(lane.side_by_side_max());
+        let needed = wait.saturating_add(lane.pace.answering(longest, side_by_side));
         if !at_once {
             self.may_wait(deployment, cost, bytes)?;
         }
@@ -299,10 +300,11 @@ impl Policy {
         let Some(lane) = self.lanes.get_mut(&entry.lane) else { return };
         let between = now.saturating_duration_since(*last);
         let prompt = if std::mem::replace(begun, true) { 0 } else { u64::from(entry.demand.prompt) };
+        let side_by_side = lane.side_by_side(0);
         if prompt > 0 {
-            lane.pace.first(between);
+            lane.pace.first(between, side_by_side);
         } else {
-            lane.pace.tokens(between * u32::from(running.max(1)), tokens, now);
+            lane.pace.tokens(between * u32::from(running.max(1)), tokens, side_by_side, now);
         }
         *last = now;
         *answered += u64::from(tokens);
@@ -316,7 +318,15 @@ impl Policy {
     pub(super) fn answered(&mut self, ticket: Ticket, tokens: u32) {
         let lane = self.tickets.get(&ticket).and_then(|e| self.lanes.get_mut(&e.lane));
         if let Some(lane) = lane {
-            lane.answered(tokens);
+            lane.lengths.ended(tokens);
+        }
+    }
+
+    /// One answer was cut off after so many tokens.
+    pub(super) fn cut_off(&mut self, ticket: Ticket, tokens: u32) {
+        let lane = self.tickets.get(&ticket).and_then(|e| self.lanes.get_mut(&e.lane));
+        if let Some(lane) = lane {
+            lane.lengths.cut_off(tokens);
         }
     }
 
@@ -357,7 +367,7 @@ impl Demand {
 impl Lane {
     fn cost(&self, demand: &Demand) -> Cost {
         let seqs = u64::from(demand.choices);
-        let answers = seqs * u64::from(self.expected_answer(demand.answer_max));
+        let answers = seqs * u64::from(self.lengths.typical(demand.answer_max));
         Cost { tokens: u64::from(demand.prompt) + answers, seqs }
     }
 

@@ -206,12 +206,13 @@ fn who_would_come_too_late_is_refused_at_once() {
     let (mut case, _) = Case::busy();
     let no = case.arrive(Priority::Normal, 550, 400).unwrap_err();
     let No::TooLate { needed, left, retry } = no else { panic!("{no:?}") };
-    let answer = Duration::from_millis(150).mul_f64(1.25);
+    // 150 ms with two side by side; with a third, half as much again.
+    let answer = Duration::from_millis(225).mul_f64(1.25);
     assert_eq!((needed, left.as_millis()), (Duration::from_millis(450) + answer, 400));
     assert_eq!(retry, needed - left);
     assert!(case.arrive(Priority::Normal, 550, 500).is_err(), "it would be begun in time and not ended");
-    assert!(case.arrive(Priority::Normal, 50, 100).is_err(), "neither would one that need not wait");
-    assert!(case.arrive(Priority::Normal, 50, 200).is_ok());
+    assert!(case.arrive(Priority::Normal, 50, 200).is_err(), "neither would one that need not wait");
+    assert!(case.arrive(Priority::Normal, 50, 300).is_ok());
     let (mut case, _) = Case::busy();
     assert_eq!(case.policy.snapshot().waiting, 0);
     // Whoever is ahead counts, by priority.
@@ -240,7 +241,7 @@ fn sequences_that_are_due_count_as_much_as_the_tokens_they_hold() {
     case.policy.leave(waits, case.now);
     assert_eq!(case.policy.lanes["main"].rate(), Some(250.0));
     let no = case.arrive(Priority::Normal, 50, 1).unwrap_err();
-    let answer = case.policy.lanes["main"].pace.answering(50);
+    let answer = case.policy.lanes["main"].pace.answering(50, 5.0);
     let No::TooLate { needed, .. } = no else { panic!("{no:?}") };
     assert_eq!((needed - answer).as_millis(), 400, "one of 100 tokens");
 }
@@ -260,7 +261,7 @@ fn how_slow_it_was_under_load_is_forgotten_when_nobody_is_left() {
         case.pass(100);
         case.policy.served(running[0], 1, 1, case.now);
     }
-    assert!(case.arrive(Priority::Normal, 10, 3_000).is_err(), "50 tokens of 100 ms each");
+    assert!(case.arrive(Priority::Normal, 10, 3_000).is_err(), "50 tokens of 100 ms each, and more with a third");
     running.iter().for_each(|ticket| case.policy.leave(*ticket, case.now));
     assert!(case.arrive(Priority::Normal, 10, 1).is_ok());
 }
