@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use protocol::generate::TokenLogprobs;
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde::{Serialize, Serializer};
 
 use super::output::OutToken;
 use super::prompt::Echo;
@@ -92,7 +91,7 @@ pub(super) struct CompletionLogprobs {
     text_offset: Vec<usize>,
     token_logprobs: Vec<Option<f32>>,
     tokens: Vec<String>,
-    top_logprobs: Vec<Option<Map<String, Value>>>,
+    top_logprobs: Vec<Option<ByText>>,
 }
 
 impl CompletionLogprobs {
@@ -120,14 +119,28 @@ impl CompletionLogprobs {
     }
 }
 
-/// Different ids of one text are one entry: the likeliest of them.
-fn by_text(id: u32, logprobs: &TokenLogprobs, top: u8, names: Names<'_>) -> Map<String, Value> {
-    let best = logprobs.top.iter().take(usize::from(top)).copied();
-    let mut map = Map::new();
-    for (id, logprob) in best.chain([(id, logprobs.chosen)]) {
-        map.entry(names.printable(id)).or_insert_with(|| finite(logprob).into());
+/// A map by text, likeliest first. Its numbers are written as those of `token_logprobs` are, so that a client can compare
+/// the two.
+#[derive(Debug)]
+struct ByText(Vec<(String, f32)>);
+
+impl Serialize for ByText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(text, logprob)| (text, logprob)))
     }
-    map
+}
+
+/// Different ids of one text are one entry: the likeliest of them.
+fn by_text(id: u32, logprobs: &TokenLogprobs, top: u8, names: Names<'_>) -> ByText {
+    let best = logprobs.top.iter().take(usize::from(top)).copied();
+    let mut entries: Vec<(String, f32)> = Vec::new();
+    for (id, logprob) in best.chain([(id, logprobs.chosen)]) {
+        let text = names.printable(id);
+        if entries.iter().all(|(other, _)| *other != text) {
+            entries.push((text, finite(logprob)));
+        }
+    }
+    ByText(entries)
 }
 
 /// vLLM's `prompt_logprobs`: for each prompt token a map by id, null for the first.

@@ -47,6 +47,16 @@ async fn echoed_logprobs_have_null_first_and_offsets_over_both() {
 }
 
 #[tokio::test]
+async fn a_tokens_logprob_is_the_same_number_wherever_it_is_told() {
+    // No f64 has few digits for it: written once as f32 and once as f64, it would be two numbers.
+    let logprob = -9.293_977_f32;
+    let h = Harness::playing(vec![scored(33, logprob, &[(33, logprob)]), length()]).await;
+    let body = json!({"model": "tiny", "prompt": "a", "logprobs": 1});
+    let told = h.post("/v1/completions", &body).await.json()["choices"][0]["logprobs"].clone();
+    assert_eq!(told["token_logprobs"][0], told["top_logprobs"][0]["!"]);
+}
+
+#[tokio::test]
 async fn without_an_answer_only_the_prompt_is_told() {
     let script = vec![prompt(&[(-1.5, &[(98, -0.5)])]), scored(33, -0.75, &[(33, -0.75)]), length()];
     for stream in [false, true] {
