@@ -26,8 +26,10 @@ pub(super) struct ChatReply {
 impl ChatReply {
     pub(super) fn new(id: protocol::RequestId, request: Arc<ValidRequest>) -> Self {
         let fingerprint = request.target.fingerprint();
-        let speech = request.speech.iter().map(|rules| Speech::new(rules.clone()));
-        let speeches = speech.cycle().take(request.speech.iter().len() * request.choices_in_all()).collect();
+        let speeches = match &request.speech {
+            Some(rules) => (0..request.choices_in_all()).map(|_| Speech::new(rules.clone())).collect(),
+            None => Vec::new(),
+        };
         Self { id: format!("chatcmpl-{id}"), created: unix_now(), fingerprint, request, speeches }
     }
 

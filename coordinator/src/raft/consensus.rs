@@ -258,7 +258,7 @@ impl Consensus {
             let index = if leader == self.inner.id {
                 self.read_index_here(FORWARDED_TIMEOUT).await
             } else {
-                self.read_index_at(leader, FORWARDED_TIMEOUT).await
+                self.read_index_at(leader).await
             };
             match index {
                 Err(ReadError::NotLeader { .. } | ReadError::NoQuorum { .. }) => {
@@ -269,9 +269,9 @@ impl Consensus {
         }
     }
 
-    async fn read_index_at(&self, leader: CoordinatorId, timeout: Duration) -> Result<u64, ReadError> {
-        let no_quorum = ReadError::NoQuorum { waited_ms: timeout.as_millis() as u64 };
-        match self.inner.links.call(leader, RaftCall::ReadIndex, Vec::new(), timeout).await {
+    async fn read_index_at(&self, leader: CoordinatorId) -> Result<u64, ReadError> {
+        let no_quorum = ReadError::NoQuorum { waited_ms: FORWARDED_TIMEOUT.as_millis() as u64 };
+        match self.inner.links.call(leader, RaftCall::ReadIndex, Vec::new(), FORWARDED_TIMEOUT).await {
             Ok(body) => codec::decode(&body).unwrap_or(Err(no_quorum)),
             Err(LinkError::Down { .. }) => Err(ReadError::NotLeader { leader: None }),
             Err(LinkError::Call { .. }) => Err(no_quorum),
