@@ -276,6 +276,7 @@ impl Gateway {
             request_id: RequestId::from_bytes([1; 16]),
             replica: REPLICA,
             prompt_ids: (100..140).collect(),
+            pictures: Vec::new(),
             choices,
             priority: Priority::default(),
             cache_salt: String::new(),

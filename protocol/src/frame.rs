@@ -44,6 +44,8 @@ pub enum Kind {
     GenerateEvent = 21,
     /// [`crate::generate::EndChoice`], coordinator to rank 0, after a request.
     EndChoice = 22,
+    /// [`crate::picture::Picture`], coordinator to rank 0, after a request that has pictures.
+    Picture = 23,
     /// [`crate::step::GroupHello`], rank to rank, first on every stream of a group.
     GroupHello = 30,
     /// [`crate::step::StepPlan`], rank 0 to every other rank.
@@ -70,6 +72,7 @@ impl Kind {
             20 => Self::GenerateRequest,
             21 => Self::GenerateEvent,
             22 => Self::EndChoice,
+            23 => Self::Picture,
             30 => Self::GroupHello,
             31 => Self::StepPlan,
             32 => Self::Collective,

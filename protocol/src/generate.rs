@@ -3,6 +3,7 @@
 //! ```text
 //!  gateway                                rank 0
 //!   │ ── GenerateRequest ─────────────────▶ │
+//!   │ ── Picture* ────────────────────────▶ │   the levels of each picture of the prompt, in order
 //!   │ ◀── Started ───────────────────────── │   it has entered its first step
 //!   │ ◀── Prompt* ───────────────────────── │   where prompt logprobs were asked for
 //!   │ ◀── Tokens*, Finished (each choice) ─ │   the last choice's Finished ends the stream
@@ -16,6 +17,7 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::frame::message;
+use crate::picture::{PicturePlace, validate_places};
 use crate::{ReplicaId, RequestId};
 
 /// Most logprobs a position.
@@ -185,6 +187,8 @@ pub struct GenerateRequest {
     pub replica: ReplicaId,
     /// The prompt's tokens; never empty.
     pub prompt_ids: Vec<u32>,
+    /// The pictures that stand in the prompt; the levels of each follow on the stream, in order.
+    pub pictures: Vec<PicturePlace>,
     /// The answers that are still wanted, by ascending index; at least one.
     pub choices: Vec<Choice>,
     /// How to choose.
@@ -210,6 +214,7 @@ message!(GenerateRequest, GenerateRequest, |r| {
     {
         return Err(format!("choices are not ascending indexes below {CHOICES_MAX}"));
     }
+    validate_places(r.pictures.iter().copied())?;
     if r.cache_salt.len() > CACHE_SALT_BYTES_MAX {
         return Err(format!("a cache salt of {} bytes, at most {CACHE_SALT_BYTES_MAX}", r.cache_salt.len()));
     }

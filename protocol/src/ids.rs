@@ -79,6 +79,10 @@ counter!(
     SeqId(u64)
 );
 counter!(
+    /// A picture whose embeddings a replica holds or will hold; never reused within an epoch.
+    PictureId(u64)
+);
+counter!(
     /// One full sharded copy of a model version. Never reused within a cluster.
     ReplicaId(u64)
 );

@@ -12,6 +12,7 @@ pub mod identity;
 pub mod ids;
 pub mod join;
 pub mod lease;
+pub mod picture;
 pub mod plan;
 pub mod raft;
 pub mod stats;
@@ -23,6 +24,7 @@ pub use deployment::{DeploymentSpec, Dtype, ModelRecord};
 pub use frame::{FRAME_BYTES_MAX, Frame, FrameError, FrameHeader, Kind, Message};
 pub use identity::{Identity, Role};
 pub use ids::{
-    ClusterId, CoordinatorId, Epoch, Generation, IdError, NodeId, Rank, ReplicaId, RequestId, SeqId, Term, WorldSize,
+    ClusterId, CoordinatorId, Epoch, Generation, IdError, NodeId, PictureId, Rank, ReplicaId, RequestId, SeqId, Term,
+    WorldSize,
 };
 pub use plan::{ByteBudget, Plan, RankCut, RankPlan, Span};

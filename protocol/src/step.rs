@@ -5,6 +5,7 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::frame::message;
+use crate::picture::{PictureWork, SeqPicture, validate_places};
 use crate::{Rank, ReplicaId, SeqId, WorldSize};
 
 /// Most sequences in a step.
@@ -37,6 +38,8 @@ pub struct StepSeq {
     pub tokens: Vec<u32>,
     /// KV blocks of the sequence from position 0, enough for `start + tokens.len()`.
     pub blocks: Vec<u32>,
+    /// The pictures of its prompt, as they stand in it: they decide positions also after them.
+    pub pictures: Vec<SeqPicture>,
     /// Which logits rank 0 wants of it.
     pub logits: LogitsWanted,
 }
@@ -90,7 +93,9 @@ pub struct StepPlan {
     pub step: u64,
     /// Copies to make first; no block is the target of two, none is both source and target.
     pub copies: Vec<BlockCopy>,
-    /// The batch, in the order in which its rows stand. Empty: rank 0 ends the group, nothing follows.
+    /// What is done for pictures first.
+    pub pictures: PictureWork,
+    /// The batch, in the order in which its rows stand.
     pub seqs: Vec<StepSeq>,
 }
 message!(StepPlan, StepPlan, |p| {
@@ -104,7 +109,9 @@ message!(StepPlan, StepPlan, |p| {
     if p.copies.len() > STEP_SEQS_MAX {
         return Err(format!("{} block copies in a step, at most {STEP_SEQS_MAX}", p.copies.len()));
     }
+    p.pictures.validate()?;
     for s in &p.seqs {
+        validate_places(s.pictures.iter().map(|p| p.place))?;
         if s.tokens.is_empty() {
             return Err(format!("sequence {} brings no token", s.seq));
         }
@@ -118,6 +125,18 @@ message!(StepPlan, StepPlan, |p| {
 });
 
 impl StepPlan {
+    /// The plan by which rank 0 ends the group; nothing follows it.
+    #[must_use]
+    pub fn last(step: u64) -> Self {
+        Self { step, copies: Vec::new(), pictures: PictureWork::default(), seqs: Vec::new() }
+    }
+
+    /// Whether there is nothing in it: rank 0 ends the group.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        self.seqs.is_empty() && self.pictures.is_empty()
+    }
+
     /// Rows of the step.
     #[must_use]
     pub fn num_tokens(&self) -> usize {

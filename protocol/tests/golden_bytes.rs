@@ -13,6 +13,7 @@ use protocol::generate::{
     TokenOutput,
 };
 use protocol::lease::{Inventory, NodeOrders, NodeReport, RankGoal, RankOrder, WorkerPhase, WorkerStatus};
+use protocol::picture::{BeginPicture, Picture, PicturePlace, PictureSize, PictureWork, SeqPicture};
 use protocol::plan::RankAddr;
 use protocol::raft::{RaftCall, RaftRequest, RaftResponse};
 use protocol::stats::EngineStats;
@@ -20,7 +21,7 @@ use protocol::step::{BlockCopy, GroupHello, LogitsWanted, StepPlan, StepSeq};
 use protocol::worker::{EngineLoad, FromWorker, ToWorker, WorkerSpec};
 use protocol::{
     AtomRun, ByteBudget, ClusterId, DeploymentSpec, Dtype, Epoch, Frame, FrameHeader, Generation, Message, ModelRecord,
-    NodeId, Plan, Rank, RankCut, RankPlan, ReplicaId, RequestId, SeqId, Span, Term, WorldSize,
+    NodeId, PictureId, Plan, Rank, RankCut, RankPlan, ReplicaId, RequestId, SeqId, Span, Term, WorldSize,
 };
 
 fn node() -> NodeId {
@@ -77,11 +78,16 @@ fn plan() -> Plan {
     }
 }
 
+fn place() -> PicturePlace {
+    PicturePlace { at: 1, size: PictureSize { height: 28, width: 56 } }
+}
+
 fn generate() -> GenerateRequest {
     GenerateRequest {
         request_id: RequestId::from_bytes([3; 16]),
         replica: ReplicaId(4),
         prompt_ids: vec![1, 2, 3],
+        pictures: vec![place()],
         choices: vec![Choice { index: 1, resume: vec![9] }],
         sampling: SamplingParams {
             stop_token_ids: vec![7],
@@ -149,6 +155,7 @@ fn samples() -> String {
         start: 16,
         tokens: vec![1, 2],
         blocks: vec![0, 3],
+        pictures: vec![SeqPicture { picture: PictureId(7), place: place() }],
         logits: LogitsWanted::Best { k: 3 },
     };
 
@@ -161,6 +168,7 @@ fn samples() -> String {
     line(&mut out, "NodeReport", report);
     line(&mut out, "NodeOrders", NodeOrders { term: Term(3), lease_ms: 3000, heartbeat_ms: 500, ranks: vec![order] });
     line(&mut out, "GenerateRequest", generate());
+    line(&mut out, "Picture", Picture { rgb: vec![1, 2, 3] });
     line(&mut out, "EndChoice", EndChoice { index: 1 });
     line(&mut out, "GenerateEvent.Started", GenerateEvent::Started { cached_tokens: 16 });
     let logprobs = TokenLogprobs { chosen: -0.5, top: vec![(8, -0.5)] };
@@ -176,7 +184,15 @@ fn samples() -> String {
         model_digest: "00ff".to_owned(),
     };
     line(&mut out, "GroupHello", hello);
-    line(&mut out, "StepPlan", StepPlan { step: 9, copies: vec![BlockCopy { from: 3, to: 4 }], seqs: vec![seq] });
+    let size = PictureSize { height: 1, width: 2 };
+    let begin = BeginPicture { picture: PictureId(8), owner: Rank(1), size, rgb: vec![1, 2, 3, 4, 5, 6] };
+    let (forget, finish) = (vec![PictureId(5)], vec![PictureId(7)]);
+    let pictures = PictureWork { forget, begin: Some(begin), blocks: 24, finish };
+    line(
+        &mut out,
+        "StepPlan",
+        StepPlan { step: 9, copies: vec![BlockCopy { from: 3, to: 4 }], pictures, seqs: vec![seq] },
+    );
     line(&mut out, "ToWorker.Start", ToWorker::Start(Box::new(spec)));
     line(&mut out, "ToWorker.Drain", ToWorker::Drain { deadline_ms: 1000 });
     let loading = WorkerPhase::Loading { bytes_read: 1, bytes_total: 2 };

@@ -21,7 +21,7 @@ fn alone() -> ThreadGroup {
 }
 
 fn step(seqs: Vec<StepSeq>) -> StepPlan {
-    StepPlan { step: 9, copies: Vec::new(), seqs }
+    StepPlan { seqs, ..StepPlan::last(9) }
 }
 
 #[test]

@@ -174,8 +174,15 @@ fn large_messages_interleave_without_deadlock() {
 }
 
 fn plan(step: u64) -> StepPlan {
-    let seq = StepSeq { seq: SeqId(1), start: 0, tokens: vec![1, 2, 3], blocks: vec![0], logits: LogitsWanted::Last };
-    StepPlan { step, copies: vec![], seqs: vec![seq; 3] }
+    let seq = StepSeq {
+        seq: SeqId(1),
+        start: 0,
+        tokens: vec![1, 2, 3],
+        blocks: vec![0],
+        pictures: vec![],
+        logits: LogitsWanted::Last,
+    };
+    StepPlan { seqs: vec![seq; 3], ..StepPlan::last(step) }
 }
 
 #[test]

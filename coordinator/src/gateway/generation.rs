@@ -288,6 +288,7 @@ async fn first_event(
         request_id: id,
         replica: replica.replica,
         prompt_ids: prompt.ids.to_vec(),
+        pictures: Vec::new(),
         choices: (0..request.choices).map(|index| Choice { index, resume: Vec::new() }).collect(),
         sampling: request.sampling_of(prompt),
         priority: request.terms.priority,

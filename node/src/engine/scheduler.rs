@@ -230,8 +230,7 @@ impl Scheduler {
             return None;
         }
         self.counts.steps += 1;
-        let plan =
-            StepPlan { step: self.counts.steps, copies: Vec::new(), seqs: Vec::with_capacity(draft.entries.len()) };
+        let plan = StepPlan { seqs: Vec::with_capacity(draft.entries.len()), ..StepPlan::last(self.counts.steps) };
         let mut step = Step { plan, samples: Vec::new(), prompts: Vec::new(), started: Vec::new() };
         let mut rows = 0;
         for mut entry in draft.entries {

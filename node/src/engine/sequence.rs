@@ -255,6 +255,7 @@ impl Sequence {
             start: u32::try_from(start).expect("a context is far below 2^32 tokens"),
             tokens,
             blocks: self.blocks.ids()[..blocks_for(end)].to_vec(),
+            pictures: Vec::new(),
             logits,
         };
         Entry { order: self.order, part, copy: self.copy.take(), prompt_rows_from }

@@ -108,6 +108,7 @@ mod tests {
             request_id: RequestId::from_bytes([1; 16]),
             replica: ReplicaId(1),
             prompt_ids: vec![1],
+            pictures: Vec::new(),
             choices,
             sampling: SamplingParams { grammar, ..SamplingParams::greedy(8) },
             priority: Priority::default(),

@@ -31,7 +31,7 @@ pub(super) fn follow<G: Collective, M: StepModel>(
         if plan.step != step {
             return Err(StepFault::OutOfOrder { expected: step, found: plan.step });
         }
-        if plan.seqs.is_empty() {
+        if plan.is_last() {
             return Ok(());
         }
         model.step(&mut Ranks(group), &plan).map_err(|source| StepFault::Model { step, source })?;

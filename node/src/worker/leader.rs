@@ -154,8 +154,7 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
     /// Tells the other ranks that no step follows.
     fn end_group(&mut self) -> Result<(), StepFault> {
         let step = self.planner.scheduler().counts().steps + 1;
-        let plan = StepPlan { step, copies: Vec::new(), seqs: Vec::new() };
-        self.group.send_plan(&plan).map_err(|source| StepFault::Plan { step, source })
+        self.group.send_plan(&StepPlan::last(step)).map_err(|source| StepFault::Plan { step, source })
     }
 
     fn publish(&mut self) {

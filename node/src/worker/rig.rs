@@ -130,6 +130,7 @@ impl Rig {
             request_id: RequestId::from_bytes([self.next_request; 16]),
             replica: ReplicaId(1),
             prompt_ids: prompt.to_vec(),
+            pictures: Vec::new(),
             choices: vec![Choice::only()],
             sampling,
             priority: Priority::default(),

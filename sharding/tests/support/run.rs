@@ -113,7 +113,7 @@ impl Lead {
     /// As [`Self::step`], of sequences that do not want whole rows.
     pub(crate) fn logits(&mut self, seqs: Vec<StepSeq>, observer: &mut dyn Observer) -> Logits {
         self.step += 1;
-        let plan = StepPlan { step: self.step, copies: Vec::new(), seqs };
+        let plan = StepPlan { seqs, ..StepPlan::last(self.step) };
         for follower in &self.followers {
             follower.send(plan.clone()).expect("the rank runs");
         }
@@ -230,7 +230,7 @@ impl Answer {
 pub(crate) fn seq(id: usize, start: usize, tokens: Vec<u32>, blocks: &[u32], wants_logits: bool) -> StepSeq {
     let start = u32::try_from(start).expect("small");
     let logits = if wants_logits { LogitsWanted::Last } else { LogitsWanted::None };
-    StepSeq { seq: SeqId(id as u64), start, tokens, blocks: blocks.to_vec(), logits }
+    StepSeq { seq: SeqId(id as u64), start, tokens, blocks: blocks.to_vec(), pictures: Vec::new(), logits }
 }
 
 /// A prompt as one-token sequences that share their blocks: a step writes all keys and values before it attends, so

@@ -233,7 +233,7 @@ fn the_bits_are_those_of_threads_on_devices() {
 
 #[test]
 fn plans_go_over_the_links() {
-    let plan = StepPlan { step: 1, copies: Vec::new(), seqs: Vec::new() };
+    let plan = StepPlan::last(1);
     with_group(
         2,
         &Arc::default(),
