@@ -38,7 +38,16 @@ pub fn silu_mul(pool: &Pool, gate_up: &[f32], width: usize, y: &mut [f32]) -> Re
 pub fn silu_mul_split(pool: &Pool, gate: &[f32], up: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
     expect_len("silu_mul", "up", up.len(), &[gate.len()])?;
     expect_len("silu_mul", "y", y.len(), &[gate.len()])?;
-    pool.isa().run(Gate { gate, up, y });
+    let blocks = gate.len().div_ceil(LANES);
+    let out = Disjoint::new(y);
+    let pieces = pool.pieces((gate.len() * WORK_PER_ELEMENT) as u64).min(blocks.max(1));
+    pool.run(pieces, |piece| {
+        let end = |piece: usize| (piece * blocks / pieces * LANES).min(gate.len());
+        let own = end(piece)..end(piece + 1);
+        // SAFETY: the pieces' ranges follow each other without overlap.
+        let y = unsafe { out.range(own.start, own.len()) };
+        pool.isa().run(Gate { gate: &gate[own.clone()], up: &up[own], y });
+    });
     Ok(())
 }
 

@@ -8,11 +8,14 @@
 
 mod activation;
 mod attention;
+mod bicubic;
 mod disjoint;
 mod elementwise;
 mod embedding;
 mod error;
 mod exp;
+mod gelu;
+mod layer_norm;
 mod linear;
 mod norm;
 pub mod ops;
@@ -22,10 +25,13 @@ mod scratch;
 mod simd;
 
 pub use activation::{silu_mul, silu_mul_split};
-pub use attention::{AttnSeq, BLOCK_TOKENS, KvLayer, attention};
+pub use attention::{AttnSeq, BLOCK_TOKENS, KvLayer, attention, picture_attention};
+pub use bicubic::{TablePlace, add_bicubic};
 pub use elementwise::{add, argmax};
 pub use embedding::{EmbeddingTable, embed_rows};
 pub use error::KernelError;
+pub use gelu::gelu;
+pub use layer_norm::layer_norm;
 pub use linear::{PackedLinear, SUM_TREE_DEPTH_MAX, SumTree, WeightType};
 pub use norm::rms_norm;
 pub use pool::{Pool, THREADS_MAX};

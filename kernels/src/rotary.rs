@@ -64,6 +64,6 @@ fn half_split(x: &mut [f32], cos: &[f32], sin: &[f32]) {
 
 /// Two rounded products and a rounded sum, as the reference has it; Rust never fuses them.
 #[inline(always)]
-fn turn([a, b]: [f32; 2], cos: f32, sin: f32) -> [f32; 2] {
+pub(crate) fn turn([a, b]: [f32; 2], cos: f32, sin: f32) -> [f32; 2] {
     [a * cos - b * sin, b * cos + a * sin]
 }

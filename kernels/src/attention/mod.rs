@@ -5,10 +5,12 @@
 //! position are never multiplied, so what a freed block still holds cannot leak in.
 
 mod kv;
+mod picture;
 mod softmax;
 mod zeroed;
 
 pub use kv::{AttnSeq, BLOCK_TOKENS, KvLayer};
+pub use picture::picture_attention;
 
 use crate::Pool;
 use crate::disjoint::Disjoint;

@@ -5,12 +5,14 @@
 
 mod attend;
 mod linear;
+mod picture;
 mod rows;
 
 use candle_core::{CpuStorage, Layout, Result, Tensor};
 
 pub use attend::{attention, copy_blocks};
 pub use linear::{linear, linear_trees};
+pub use picture::{add_bicubic, gelu, layer_norm, picture_attention, silu_mul_split};
 pub use rows::{Embedding, add, embed_rows, rms_norm, rotary, silu_mul};
 
 use crate::KernelError;

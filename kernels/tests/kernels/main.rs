@@ -5,6 +5,7 @@ mod attention;
 mod golden;
 mod linear;
 mod ops;
+mod picture;
 mod rows;
 
 use std::num::NonZeroUsize;
