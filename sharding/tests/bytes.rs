@@ -3,20 +3,20 @@
 mod support;
 
 use protocol::{Dtype, Rank};
-use sharding::partition::tensors;
+use sharding::partition::{Rule, VISION_PREFIX, tensors};
 use sharding::{Checkpoint, ModelSpec};
 use support::run::Setup;
 use support::{TINY, checkpoint, nano};
 
-/// Bytes of the tensors that the text model needs, and of those that every rank reads whole.
-fn text_bytes(checkpoint: &Checkpoint, spec: &ModelSpec) -> (u64, u64) {
+/// Bytes of the tensors that the model needs, and of those that every rank reads whole: norms and the vision tower.
+fn model_bytes(checkpoint: &Checkpoint, spec: &ModelSpec) -> (u64, u64) {
     let mut all = 0;
     let mut replicated = 0;
     for tensor in tensors(spec) {
         let info = checkpoint.tensor(&tensor.name).expect("it is there");
         let bytes = info.shape.iter().product::<u64>() * info.dtype.bytes().expect("a float");
         all += bytes;
-        if tensor.rule == sharding::partition::Rule::Replicated {
+        if matches!(tensor.rule, Rule::Replicated | Rule::Table) {
             replicated += bytes;
         }
     }
@@ -27,7 +27,7 @@ fn text_bytes(checkpoint: &Checkpoint, spec: &ModelSpec) -> (u64, u64) {
 fn the_ranks_together_read_the_model_once() {
     for dir in TINY.map(checkpoint).into_iter().chain([nano()]) {
         let spec = Setup::new(&dir, 1).spec;
-        let (all, replicated) = text_bytes(&Checkpoint::open(&dir).expect("opens"), &spec);
+        let (all, replicated) = model_bytes(&Checkpoint::open(&dir).expect("opens"), &spec);
         for world in [1, 2, 4] {
             let setup = Setup::new(&dir, world);
             let read: Vec<u64> = setup.world().ranks().map(|r| setup.load(r).bytes_read()).collect();
@@ -35,14 +35,39 @@ fn the_ranks_together_read_the_model_once() {
             let shares = u64::from(world);
             // Both models have two KV heads: at 4 ranks two of them read the same one.
             let kv_copies = shares.saturating_sub(2) / 2;
-            let cut = &setup.plan().ranks[0].cut;
-            let kv_width = u64::from(cut.kv_heads.len() * spec.head_dim);
+            let kv_heads = setup.plan().ranks[0].cut.kv_heads.len();
+            let kv_width = u64::from(kv_heads * spec.head_dim);
             let width = if setup.stored_f32 { 4 } else { 2 };
             let bias = u64::from(spec.qkv_bias);
             let kv_head = 2 * u64::from(spec.num_layers) * kv_width * (u64::from(spec.hidden_size) + bias) * width;
             let expected = all + (shares - 1) * replicated + kv_copies * 2 * kv_head;
             assert_eq!(read.iter().sum::<u64>(), expected, "{} TP {world}", dir.display());
-            assert!(read.iter().all(|r| r * shares <= all + all / 5), "{} TP {world}: {read:?}", dir.display());
+            let cut = all - replicated;
+            assert!(
+                read.iter().all(|r| (r - replicated) * shares <= cut + cut / 5),
+                "{} TP {world}: {read:?}",
+                dir.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn every_rank_reads_the_tower_that_the_configuration_has() {
+    for dir in [checkpoint(TINY[2]), nano()] {
+        let setup = Setup::new(&dir, 2);
+        let opened = Checkpoint::open(&dir).expect("opens");
+        let (all, _) = model_bytes(&opened, &setup.spec);
+        let mut blind = setup.clone();
+        blind.spec.vision = None;
+        let (text, _) = model_bytes(&opened, &blind.spec);
+        let tower = |name: &str| name.starts_with(VISION_PREFIX);
+        let needed = tensors(&setup.spec).iter().filter(|t| tower(&t.name)).count();
+        assert_eq!(needed, opened.names().filter(|name| tower(name)).count(), "{}", dir.display());
+        for rank in setup.world().ranks() {
+            let (seeing, blind) = (setup.load(rank), blind.load(rank));
+            assert_eq!(seeing.bytes_read() - blind.bytes_read(), all - text, "{}", dir.display());
+            assert!(seeing.vision().is_some() && blind.vision().is_none());
         }
     }
 }

@@ -61,6 +61,8 @@ fn write_weights(path: &Path, header: &str, data: &[u8]) {
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 const SECOND: &str = "model-00002-of-00003.safetensors";
+const PROCESSOR: &str = "preprocessor_config.json";
+const DOWNSAMPLE: &str = "model.visual.downsample.bias";
 const DOWN: &str = "model.layers.1.mlp.down_proj.weight";
 
 #[test]
@@ -111,10 +113,47 @@ fn a_layer_that_the_configuration_does_not_count() {
 #[test]
 fn a_tensor_that_nobody_needs_is_not_looked_at() {
     let copy = Copy::of(TINY[2]);
+    copy.edit("config.json", |json| drop(json.as_object_mut().expect("an object").remove("vision_config")));
+    copy.edit_header(SINGLE, |header| header[DOWNSAMPLE]["dtype"] = json!("I16"));
+    std::fs::remove_file(copy.dir().join(PROCESSOR)).expect("removed");
+    model_record(copy.dir()).expect("a configuration without a vision tower is of a model that reads text alone");
+}
+
+#[test]
+fn a_vision_tower_that_is_not_whole() {
+    let copy = Copy::of(TINY[2]);
     copy.edit_header(SINGLE, |header| {
-        header["model.visual.downsample.bias"]["dtype"] = json!("I16");
+        let entry = header.as_object_mut().expect("an object").remove(DOWNSAMPLE).expect("it is there");
+        header["something.else"] = entry;
     });
-    model_record(copy.dir()).expect("the vision tower is not read for text");
+    copy.refused(&[DOWNSAMPLE, "[128]", "no such tensor"]);
+    let copy = Copy::of(TINY[2]);
+    copy.edit_header(SINGLE, |header| header[DOWNSAMPLE]["dtype"] = json!("I16"));
+    copy.refused(&[DOWNSAMPLE, SINGLE, "BF16, F16 or F32", "found I16"]);
+    let copy = Copy::of(TINY[2]);
+    copy.edit("config.json", |json| json["vision_config"]["image_size"] = json!(224));
+    copy.refused(&["position_embedding", "expected shape [256, 64]", "found [64, 64]"]);
+    let copy = Copy::of(TINY[2]);
+    copy.edit("config.json", |json| json["vision_config"]["depth"] = json!(4));
+    copy.refused(&["model.visual.blocks.3.", "no such tensor"]);
+    let copy = Copy::of(TINY[2]);
+    copy.edit("config.json", |json| json["vision_config"]["depth"] = json!(2));
+    copy.refused(&["model.visual.blocks.2.", "2 layers", "layer 2"]);
+    let copy = Copy::of(TINY[2]);
+    let path = copy.dir().join(SINGLE);
+    let bytes = std::fs::read(&path).expect("read");
+    std::fs::write(&path, &bytes[..bytes.len() - 1]).expect("written");
+    copy.refused(&[SINGLE, "truncated", &bytes.len().to_string()]);
+}
+
+#[test]
+fn a_tower_without_its_processor() {
+    let copy = Copy::of(TINY[2]);
+    std::fs::remove_file(copy.dir().join(PROCESSOR)).expect("removed");
+    copy.refused(&[PROCESSOR, "no such file"]);
+    let copy = Copy::of(TINY[2]);
+    copy.edit(PROCESSOR, |json| json["patch_size"] = json!(16));
+    copy.refused(&[PROCESSOR, "patch_size", "(14)", "found 16", &copy.dir().display().to_string()]);
 }
 
 #[test]

@@ -114,6 +114,7 @@ fn name_of(point: Point, layers: usize) -> String {
             };
             format!("tap/layers.{i}.{tap}")
         }
+        Point::Vision(tap) => panic!("{tap:?} of a step without pictures"),
     }
 }
 

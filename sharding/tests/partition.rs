@@ -31,7 +31,7 @@ fn check(name: &str, spec: &ModelSpec, cuts: &[RankCut]) {
         assert!(parts.iter().all(|p| p.name == tensor.name && p.shape == tensor.shape && p.rule == tensor.rule));
         let axis = usize::from(matches!(tensor.rule, Rule::HeadInputs | Rule::MlpInputs));
         match tensor.rule {
-            Rule::Replicated => assert!(parts.iter().all(|p| p.cut == Cut::Whole)),
+            Rule::Replicated | Rule::Table => assert!(parts.iter().all(|p| p.cut == Cut::Whole)),
             Rule::KvHeads => kv_heads_cover(name, spec, cuts, &parts),
             Rule::GateUp => gate_and_up_cover(name, spec, &parts),
             _ => {
@@ -39,7 +39,7 @@ fn check(name: &str, spec: &ModelSpec, cuts: &[RankCut]) {
                 covers_once(name, &tensor.name, &all, 0..tensor.shape[axis]);
             }
         }
-        if !matches!(tensor.rule, Rule::Replicated | Rule::KvHeads) {
+        if !matches!(tensor.rule, Rule::Replicated | Rule::Table | Rule::KvHeads) {
             let whole: u64 = tensor.shape.iter().map(|d| u64::from(*d)).product();
             assert_eq!(parts.iter().map(|p| p.elements()).sum::<u64>(), whole, "{name} {}", tensor.name);
         }
@@ -90,6 +90,20 @@ fn even_cuts_of_every_world_size_to_8_and_beyond() {
     }
 }
 
+/// What every rank holds of a bf16 vision tower, by hand.
+fn tower_bytes(spec: &ModelSpec) -> u64 {
+    let Some(vision) = &spec.vision else { return 0 };
+    let [hidden, out, merger, depth] =
+        [vision.hidden_size, vision.out_hidden_size, vision.merger_size, vision.depth].map(u64::from);
+    let patch = u64::from(3 * vision.temporal_patch_size * vision.patch_size * vision.patch_size);
+    let table = u64::from(vision.table_side * vision.table_side) * hidden;
+    let blocks = depth * (4 * hidden * hidden + 3 * hidden * out);
+    let merging = u64::from(vision.merge_size * vision.merge_size) * hidden * out + out * out + 3 * merger * out;
+    // Bias of the patches and two norms; two norms a block; bias of the down-sampling, weight and bias of its norm.
+    let vectors = 3 * hidden + 2 * depth * hidden + 3 * out;
+    2 * (hidden * patch + blocks + merging) + 4 * (vectors + table)
+}
+
 #[test]
 fn the_weights_of_all_ranks_are_the_model_and_its_copies() {
     for (name, spec) in specs().into_iter().filter(|(_, s)| s.head_dim.is_multiple_of(16)) {
@@ -103,7 +117,8 @@ fn the_weights_of_all_ranks_are_the_model_and_its_copies() {
             let copies = u64::from(kv_heads - spec.num_kv_heads) * u64::from(spec.head_dim);
             let row = u64::from(spec.hidden_size) * 2 + if spec.qkv_bias { 4 } else { 0 };
             let kv = 2 * u64::from(spec.num_layers) * copies * row;
-            assert_eq!(all, alone + norms + kv, "{name} TP {world}");
+            let towers = tower_bytes(&spec) * u64::from(world - 1);
+            assert_eq!(all, alone + norms + kv + towers, "{name} TP {world}");
         }
     }
 }

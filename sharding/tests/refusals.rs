@@ -4,10 +4,12 @@ mod support;
 
 use std::num::NonZeroUsize;
 
+use candle_core::Tensor;
 use kernels::Pool;
 use protocol::step::{BlockCopy, StepPlan, StepSeq};
 use protocol::{Dtype, Rank, ReductionTree, WorldSize};
-use sharding::layers::{Glm4Text, Group, GroupError, LoadError, StepError};
+use sharding::layers::{Glm4Text, Group, GroupError, LoadError, Sight, StepError, Unobserved};
+use sharding::picture::{Grid, PromptPositions};
 use support::checkpoint;
 use support::group::ThreadGroup;
 use support::run::{Setup, seq};
@@ -42,6 +44,38 @@ fn bad_steps_are_refused_and_the_next_good_one_runs() {
         assert!(error.contains(words) && error.contains("step 9"), "{error}");
     }
     assert_eq!(model.step(&mut group, &good).expect("a step"), expected);
+}
+
+#[test]
+fn pictures_that_do_not_fit_the_step_are_refused_and_text_goes_on() {
+    let mut model = Setup { kv_tokens: 64, ..Setup::new(&checkpoint("tiny-glm4v"), 1) }.load(Rank(0));
+    let token = model.vision().expect("it sees").spec().image_token_id;
+    let prompt = vec![1, token, token, 2];
+    let grid = Grid::new(2, 4, 2).expect("whole tokens");
+    let positions = &PromptPositions::new(&prompt, token, &[grid]).expect("one picture of two tokens");
+    let picture = |rows: usize, width: usize| {
+        vec![Tensor::zeros((rows, width), candle_core::DType::F32, &candle_core::Device::Cpu).expect("a tensor")]
+    };
+    let mut run = |seqs: Vec<StepSeq>, sights: &[Sight<'_>]| {
+        model.step_observed(&mut alone(), &step(seqs), sights, &mut Unobserved).map(drop).map_err(|e| e.to_string())
+    };
+    let whole = || vec![seq(3, 0, prompt.clone(), &[2], true)];
+    for (rows, width, found) in [(1, 128, "[1, 128]"), (2, 64, "[2, 64]")] {
+        let embeddings = &picture(rows, width)[..];
+        let error = run(whole(), &[Sight { index: 0, positions, embeddings }]).expect_err("another shape");
+        assert_eq!(error, format!("step 9: sequence 3: expected picture 0 as [2, 128], found {found}"));
+    }
+    let missing = run(whole(), &[Sight { index: 0, positions, embeddings: &[] }]).expect_err("no picture");
+    assert!(missing.contains("expected picture 0 as [2, 128], found []"), "{missing}");
+    let embeddings = &picture(2, 128)[..];
+    let sight = |index| Sight { index, positions, embeddings };
+    for sights in [&[sight(1)][..], &[sight(0), sight(0)]] {
+        let error = run(whole(), sights).expect_err("not in the step");
+        assert!(error.contains("expected places in ascending order below 1"), "{error}");
+    }
+    run(whole(), &[sight(0)]).expect("a picture that fits");
+    let past = vec![seq(3, 4, vec![5], &[2], true)];
+    run(past, &[Sight { index: 0, positions, embeddings: &[] }]).expect("past its pictures it needs none");
 }
 
 #[test]

@@ -35,6 +35,11 @@ fn the_tiny_models() {
     assert_eq!((glm4v.family, glm4v.head_dim, glm4v.rope.sections), (Family::Glm4v, 16, [1, 1, 2]));
     assert_eq!((glm4v.qkv_bias, glm4v.max_position_embeddings), (true, 65536));
     assert_eq!(spec_of(nano().join("config.json")).head_dim, 32);
+    let vision = glm4v.vision.expect("it sees");
+    assert_eq!((vision.depth, vision.hidden_size, vision.num_heads, vision.head_dim()), (3, 64, 4, 16));
+    assert_eq!((vision.out_hidden_size, vision.merger_size, vision.table_side), (128, 352, 8));
+    assert_eq!((vision.patch_elements(), vision.merged_patches(), vision.image_token_id), (1176, 4, 1974));
+    assert_eq!(glm4.vision, None);
 }
 
 #[test]
@@ -43,7 +48,73 @@ fn the_real_models() {
     assert_eq!(specs.len(), 4);
     for (name, spec) in specs {
         assert_eq!((spec.num_kv_heads, spec.head_dim, spec.rope.dim, spec.vocab_size), (2, 128, 64, 151_552), "{name}");
+        let vision = spec.vision.map(|v| (v.depth, v.hidden_size, v.head_dim(), v.table_side, v.image_token_id));
+        let sees = spec.family == Family::Glm4v;
+        assert_eq!(vision, sees.then_some((24, 1536, 128, 24, 151_343)), "{name}");
     }
+}
+
+#[test]
+fn what_a_vision_configuration_may_leave_out() {
+    let mut config = tiny("tiny-glm4v");
+    let sound = parse(&config).expect("sound").vision.expect("it sees");
+    let vision = config["vision_config"].as_object_mut().expect("an object");
+    for key in [
+        "patch_size",
+        "temporal_patch_size",
+        "spatial_merge_size",
+        "in_channels",
+        "rms_norm_eps",
+        "hidden_act",
+        "attention_bias",
+    ] {
+        vision.remove(key);
+    }
+    assert_eq!(parse(&config).expect("all of these have a default").vision.as_ref(), Some(&sound));
+    vision_key(&mut config, "rope_parameters", serde_json::json!({"rope_type": "axial", "rope_theta": 500.0}));
+    let theta = parse(&config).expect("legal").vision.expect("it sees").rope_theta;
+    assert!((theta - 500.0).abs() < 1e-9);
+    config.as_object_mut().expect("an object").remove("vision_config");
+    assert_eq!(parse(&config).expect("a model that reads text alone").vision, None);
+}
+
+fn vision_key(config: &mut serde_json::Value, key: &str, value: serde_json::Value) {
+    config["vision_config"][key] = value;
+}
+
+#[test]
+fn refusals_inside_the_vision_config() {
+    let cases: &[(&str, &str, &[&str])] = &[
+        ("depth", "null", &["vision_config.depth", "missing"]),
+        ("depth", "0", &["vision_config.depth", "1..=1024", "found 0"]),
+        ("hidden_size", "null", &["vision_config.hidden_size", "missing"]),
+        ("num_heads", "3", &["vision_config.num_heads", "multiple of 4", "(64)", "found 3"]),
+        ("num_heads", "32", &["vision_config.num_heads", "multiple of 4", "found 32"]),
+        ("out_hidden_size", "64", &["vision_config.out_hidden_size", "text_config.hidden_size (128)", "found 64"]),
+        ("intermediate_size", "-4", &["vision_config.intermediate_size", "found -4"]),
+        ("image_size", "13", &["vision_config.image_size", "14..=", "found 13"]),
+        ("patch_size", "0", &["vision_config.patch_size", "found 0"]),
+        ("spatial_merge_size", "9", &["vision_config.spatial_merge_size", "1..=8", "found 9"]),
+        ("in_channels", "1", &["vision_config.in_channels", "3", "found 1"]),
+        ("attention_bias", "true", &["vision_config.attention_bias", "false", "found true"]),
+        ("hidden_act", r#""gelu""#, &["vision_config.hidden_act", "silu", "gelu"]),
+        ("rope_parameters", r#"{"rope_type": "yarn"}"#, &["rope_parameters.rope_type", "axial", "yarn"]),
+    ];
+    for (key, value, words) in cases {
+        let mut config = tiny("tiny-glm4v");
+        vision_key(&mut config, key, serde_json::from_str(value).expect("JSON"));
+        let error = parse(&config).map(drop).expect_err(key).to_string();
+        assert!(words.iter().all(|w| error.contains(w)) && error.lines().count() == 1, "{key} {value}: {error}");
+    }
+    for (value, words) in [(serde_json::json!(null), "missing"), (serde_json::json!(2048), "0..=2047")] {
+        let mut config = tiny("tiny-glm4v");
+        config["image_token_id"] = value;
+        let error = parse(&config).expect_err("no picture token").to_string();
+        assert!(error.contains("image_token_id") && error.contains(words), "{error}");
+    }
+    let mut config = tiny("tiny-glm4v");
+    config["vision_config"] = serde_json::json!([1]);
+    assert!(parse(&config).expect_err("a list").to_string().contains("vision_config"));
 }
 
 #[test]

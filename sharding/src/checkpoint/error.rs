@@ -21,7 +21,7 @@ pub enum CheckpointError {
         /// The checkpoint directory.
         dir: PathBuf,
         /// What is wrong.
-        source: SpecError,
+        source: Box<SpecError>,
     },
     /// A file that must be there is not.
     #[error("{}: expected {expected}, found no such file", dir.display())]

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use super::header::{self, StoredDtype};
 use super::{CheckpointError, index};
-use crate::partition::tensors;
-use crate::spec::ModelSpec;
+use crate::partition::{Rule, VISION_PREFIX, tensors};
+use crate::spec::{ModelSpec, PixelSpec, VisionSpec};
 
 /// The one weight file of an unsharded checkpoint.
 const SINGLE: &str = "model.safetensors";
@@ -121,7 +121,7 @@ impl Checkpoint {
     }
 
     /// Whether every tensor that the model needs is there, in the shape that `spec` asks for and in a dtype that is
-    /// read. Tensors that it does not need (a vision tower, layers past the last) are not looked at.
+    /// read. Tensors that it does not need are not looked at.
     ///
     /// # Errors
     /// [`CheckpointError`] naming the first tensor that does not fit.
@@ -151,14 +151,22 @@ impl Checkpoint {
         self.check_layers(spec)
     }
 
-    /// A dense model has no layer that its configuration does not count: with fewer it would serve, and answer nonsense.
+    /// A dense model has no layer, and a tower no block, that its configuration does not count: with fewer it would serve,
+    /// and answer nonsense.
     fn check_layers(&self, spec: &ModelSpec) -> Result<(), CheckpointError> {
-        let prefix = format!("{}.layers.", spec.family.text_prefix());
-        let layer = |name: &str| name.strip_prefix(&prefix)?.split('.').next()?.parse::<u32>().ok();
-        for tensor in self.tensors.keys() {
-            if let Some(found) = layer(tensor).filter(|found| *found >= spec.num_layers) {
-                let (dir, tensor) = (self.dir.clone(), tensor.clone());
-                return Err(CheckpointError::ExtraLayer { dir, tensor, layers: spec.num_layers, found });
+        let text = (format!("{}.layers.", spec.family.text_prefix()), spec.num_layers);
+        let tower = spec.vision.as_ref().map(|vision| (format!("{VISION_PREFIX}.blocks."), vision.depth));
+        for (prefix, layers) in [text].into_iter().chain(tower) {
+            let layer = |name: &str| name.strip_prefix(&prefix)?.split('.').next()?.parse::<u32>().ok();
+            for tensor in self.tensors.keys() {
+                if let Some(found) = layer(tensor).filter(|found| *found >= layers) {
+                    return Err(CheckpointError::ExtraLayer {
+                        dir: self.dir.clone(),
+                        tensor: tensor.clone(),
+                        layers,
+                        found,
+                    });
+                }
             }
         }
         Ok(())
@@ -176,6 +184,11 @@ impl Checkpoint {
         self.tensors.get(name)
     }
 
+    /// Every tensor's name, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
     /// Size of all weight files, bytes.
     #[must_use]
     pub fn weight_bytes(&self) -> u64 {
@@ -187,25 +200,44 @@ impl Checkpoint {
     #[must_use]
     pub fn stored_f32(&self, spec: &ModelSpec) -> bool {
         let wide = |t: &TensorInfo| t.dtype != StoredDtype::Bf16;
-        tensors(spec).iter().filter(|t| t.shape.len() == 2).any(|t| self.tensor(&t.name).is_some_and(wide))
+        tensors(spec)
+            .iter()
+            .filter(|t| t.shape.len() >= 2 && t.rule != Rule::Table)
+            .any(|t| self.tensor(&t.name).is_some_and(wide))
     }
 }
 
 /// The text of `config.json` and the spec it gives.
 pub(crate) fn read_spec(dir: &Path) -> Result<(String, ModelSpec), CheckpointError> {
-    let path = dir.join("config.json");
+    let text = read_text(dir, "config.json")?;
+    let spec = ModelSpec::from_config_json(&text)
+        .map_err(|source| CheckpointError::Spec { dir: dir.to_owned(), source: source.into() })?;
+    Ok((text, spec))
+}
+
+/// How pictures are made for the tower of the checkpoint in `dir`, by its `preprocessor_config.json`.
+///
+/// # Errors
+/// [`CheckpointError`]: no such file, or one that is not of this tower.
+pub fn read_pixel_spec(dir: &Path, vision: &VisionSpec) -> Result<PixelSpec, CheckpointError> {
+    let text = read_text(dir, "preprocessor_config.json")?;
+    PixelSpec::from_preprocessor_json(&text)
+        .and_then(|spec| spec.check(vision).map(|()| spec))
+        .map_err(|source| CheckpointError::Spec { dir: dir.to_owned(), source: source.into() })
+}
+
+/// A small file of `dir`.
+fn read_text(dir: &Path, name: &'static str) -> Result<String, CheckpointError> {
+    let path = dir.join(name);
     if !path.is_file() {
-        return Err(CheckpointError::MissingFile { dir: dir.to_owned(), expected: "config.json" });
+        return Err(CheckpointError::MissingFile { dir: dir.to_owned(), expected: name });
     }
     let bytes = read_bounded(&path, CONFIG_BYTES_MAX)?;
-    let text = String::from_utf8(bytes).map_err(|e| CheckpointError::Json {
+    String::from_utf8(bytes).map_err(|e| CheckpointError::Json {
         path,
         expected: "UTF-8 text",
         found: e.utf8_error().to_string(),
-    })?;
-    let spec =
-        ModelSpec::from_config_json(&text).map_err(|source| CheckpointError::Spec { dir: dir.to_owned(), source })?;
-    Ok((text, spec))
+    })
 }
 
 /// A whole file of at most `max` bytes.

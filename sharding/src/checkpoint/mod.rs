@@ -13,7 +13,7 @@ mod tokenizer;
 mod weights;
 
 pub use error::CheckpointError;
-pub use files::{Checkpoint, TensorInfo};
+pub use files::{Checkpoint, TensorInfo, read_pixel_spec};
 pub use header::StoredDtype;
 pub use pieces::Pieces;
 pub use record::model_record;

@@ -9,7 +9,7 @@ use std::path::Path;
 use aws_lc_rs::digest::{Context, SHA256};
 use protocol::ModelRecord;
 
-use super::files::{read_bounded, read_spec};
+use super::files::{read_bounded, read_pixel_spec, read_spec};
 use super::tokenizer::{self, TOKENIZER_BYTES_MAX};
 use super::{Checkpoint, CheckpointError};
 
@@ -36,6 +36,9 @@ pub fn model_record(dir: &Path) -> Result<ModelRecord, CheckpointError> {
     let checkpoint = Checkpoint::open(dir)?;
     checkpoint.check(&spec)?;
     tokenizer::check(dir, spec.vocab_size)?;
+    if let Some(vision) = &spec.vision {
+        read_pixel_spec(dir, vision)?;
+    }
     Ok(ModelRecord {
         name: name.to_owned(),
         digest: digest(&checkpoint)?,

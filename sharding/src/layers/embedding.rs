@@ -37,6 +37,11 @@ impl VocabParallelEmbedding {
         Ok(Self { own: Embedding { table, first: owners[rank.index()].start }, rank, owners, hidden })
     }
 
+    /// Width of a row.
+    pub(super) fn hidden(&self) -> usize {
+        self.hidden
+    }
+
     /// The rows of `tokens` → `[tokens, hidden]` in f32, the same on every rank.
     ///
     /// # Errors

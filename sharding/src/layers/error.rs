@@ -99,6 +99,30 @@ pub enum StepError {
         /// The group's own size.
         world: u16,
     },
+    /// Pictures of sequences that are not in the step, or not in its order.
+    #[error("step {step}: pictures of sequences {found:?}: expected places in ascending order below {seqs}")]
+    Sights {
+        /// The step.
+        step: u64,
+        /// Sequences in it.
+        seqs: usize,
+        /// The places given, at most the first 8.
+        found: Vec<usize>,
+    },
+    /// A picture whose rows the step needs is not there, or not as its grid has it.
+    #[error("step {step}: sequence {seq}: expected picture {picture} as {expected:?}, found {found:?}")]
+    Picture {
+        /// The step.
+        step: u64,
+        /// The sequence.
+        seq: u64,
+        /// Which of its pictures.
+        picture: usize,
+        /// Its tokens and the model's width.
+        expected: [usize; 2],
+        /// Its shape; empty where it is missing.
+        found: Vec<usize>,
+    },
     /// A peer sent a candidate that is no id of its part of the vocabulary.
     #[error("a peer sent the candidate {value}, expected an id in {first}..{end}")]
     Candidate {

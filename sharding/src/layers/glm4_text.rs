@@ -1,4 +1,4 @@
-//! The GLM-4 text model, and the text side of Glm4v, as one rank runs it.
+//! The GLM-4 text model as one rank runs it, with the vision tower of Glm4v beside it.
 //!
 //! Not here: which sequences run and where their KV blocks lie (the step plan says), sampling. Invariant: a row's result
 //! depends on its own sequence alone, not on the batch, the chunking of its prompt, the threads or the world size.
@@ -12,16 +12,17 @@ use kernels::{BLOCK_TOKENS, KvLayer, Pool};
 use protocol::step::{BlockCopy, StepPlan};
 use protocol::{AtomSpace, Dtype, Plan, Rank, ReductionTree};
 
-use super::step::{WantedRows, attn_seqs, positions};
+use super::sight::Sights;
+use super::step::{WantedRows, attn_seqs};
 use super::{
-    DecoderLayer, Group, LmHead, LoadError, Loader, Logits, Observer, Point, RmsNorm, Rope, Step, StepError,
-    Unobserved, VocabParallelEmbedding,
+    DecoderLayer, Group, LmHead, LoadError, Loader, Logits, Observer, Point, RmsNorm, Rope, Sight, Step, StepError,
+    Unobserved, VisionTower, VocabParallelEmbedding,
 };
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::planner::{check_plan, mlp_atoms};
 use crate::spec::ModelSpec;
 
-/// One rank's shard of a dense GLM text model, with its KV cache.
+/// One rank's shard of a dense GLM text model, with its KV cache, and the whole vision tower where the model has one.
 #[derive(Debug)]
 pub struct Glm4Text {
     rank: Rank,
@@ -32,6 +33,7 @@ pub struct Glm4Text {
     norm: RmsNorm,
     lm_head: LmHead,
     rope: Rope,
+    vision: Option<VisionTower>,
     /// One a layer, `kv_tokens / BLOCK_TOKENS` blocks each. The lock is the custom ops' need: there is one caller.
     kv: Vec<Mutex<KvLayer>>,
     /// KV blocks a layer.
@@ -75,6 +77,7 @@ impl Glm4Text {
             .collect::<Result<Vec<_>, _>>()?;
         let norm = RmsNorm::load(loader, &format!("{prefix}.norm"), spec.rms_norm_eps)?;
         let lm_head = LmHead::load(loader, if spec.tie_word_embeddings { &embed } else { "lm_head" }, plan)?;
+        let vision = spec.vision.as_ref().map(|vision| VisionTower::load(loader, vision, pool.clone())).transpose()?;
         let blocks = plan.kv_tokens as usize / BLOCK_TOKENS;
         let kv_layer = || Mutex::new(KvLayer::new(blocks, own.cut.kv_heads.range().len(), spec.head_dim as usize));
         Ok(Self {
@@ -87,6 +90,7 @@ impl Glm4Text {
             norm,
             lm_head,
             rope: Rope::new(&spec.rope),
+            vision,
             blocks,
             pool,
             bytes_read: loader.bytes_read(),
@@ -106,15 +110,21 @@ impl Glm4Text {
         self.bytes_held
     }
 
+    /// The vision tower, where the model has one.
+    #[must_use]
+    pub fn vision(&self) -> Option<&VisionTower> {
+        self.vision.as_ref()
+    }
+
     /// Runs one forward pass; every rank of the group calls it with the same plan. The logits come out on rank 0.
     ///
     /// # Errors
     /// [`StepError`].
     pub fn step(&mut self, group: &mut dyn Group, plan: &StepPlan) -> Result<Option<Logits>, StepError> {
-        self.step_observed(group, plan, &mut Unobserved)
+        self.step_observed(group, plan, &[], &mut Unobserved)
     }
 
-    /// As [`Self::step`], with somebody who looks on.
+    /// As [`Self::step`], with sequences that see pictures (`sights`, in the order of the plan) and somebody who looks on.
     ///
     /// # Errors
     /// [`StepError`].
@@ -122,20 +132,21 @@ impl Glm4Text {
         &mut self,
         group: &mut dyn Group,
         plan: &StepPlan,
+        sights: &[Sight<'_>],
         observer: &mut dyn Observer,
     ) -> Result<Option<Logits>, StepError> {
         self.check(group, plan)?;
-        let tokens: Vec<u32> = plan.seqs.iter().flat_map(|s| s.tokens.iter().copied()).collect();
-        if tokens.is_empty() {
+        let sights = Sights::check(sights, plan, self.embedding.hidden())?;
+        if plan.num_tokens() == 0 {
             return Ok(self.leads().then(Logits::default));
         }
         let copies: Vec<(u32, u32)> = plan.copies.iter().map(|c| (c.from, c.to)).collect();
         if !copies.is_empty() {
             self.kv.iter().try_for_each(|kv| kernels::ops::copy_blocks(kv, &copies))?;
         }
-        let (cos, sin) = self.rope.angles(&positions(plan))?;
+        let (cos, sin) = self.rope.angles(&sights.positions(plan))?;
         let seqs = attn_seqs(plan);
-        let mut x = self.embedding.forward(group, &tokens)?;
+        let mut x = sights.embed(&self.embedding, group, plan)?;
         let step = &mut Step { pool: &self.pool, seqs: &seqs, cos: &cos, sin: &sin, group, observer };
         step.see(Point::Hidden(0), &x);
         for (i, (layer, kv)) in self.layers.iter().zip(&self.kv).enumerate() {

@@ -32,6 +32,8 @@ pub(super) enum Along {
     Rows,
     /// Input columns.
     Cols,
+    /// It stays whole.
+    Nothing,
 }
 
 impl<'a> Loader<'a> {
@@ -92,10 +94,42 @@ impl<'a> Loader<'a> {
         Ok(packed)
     }
 
+    /// A whole matrix packed for products, `[rows, all that follows the first axis]`.
+    pub(super) fn whole(&mut self, name: &str) -> Result<PackedLinear, LoadError> {
+        self.whole_in_order(name, |stored, to| to.copy_from_slice(stored))
+    }
+
+    /// As [`Self::whole`] with the columns in another order: `order(stored row, packed row)`.
+    pub(super) fn whole_in_order(
+        &mut self,
+        name: &str,
+        order: impl Fn(&[f32], &mut [f32]),
+    ) -> Result<PackedLinear, LoadError> {
+        let packed = self.read(name, |slice, rows, dtype| {
+            if slice.cut != Cut::Whole || slice.shape.len() < 2 {
+                return Err(rule_error(name, Along::Nothing, slice));
+            }
+            let columns = slice.row_elements();
+            let mut stored = vec![0.0; columns];
+            Ok(PackedLinear::from_rows(slice.num_rows(), columns, in_memory(dtype, rows.dtype()), |row, to| {
+                widen(rows.dtype(), rows.row(row), &mut stored);
+                order(&stored, to);
+            }))
+        })?;
+        self.held += packed.bytes() as u64;
+        Ok(packed)
+    }
+
     /// A norm or bias as f32, `[local elements]`.
     pub(super) fn vector(&mut self, name: &str) -> Result<Tensor, LoadError> {
+        self.flat(name)
+    }
+
+    /// All elements as f32, one row after the other.
+    pub(super) fn flat(&mut self, name: &str) -> Result<Tensor, LoadError> {
         let vector = self.read(name, |slice, rows, _| {
-            let mut vector = vec![0.0; slice.local_shape()[0] as usize];
+            let elements: usize = slice.local_shape().iter().map(|d| *d as usize).product();
+            let mut vector = vec![0.0; elements];
             for (row, to) in vector.chunks_mut(slice.row_elements().max(1)).enumerate() {
                 widen(rows.dtype(), rows.row(row), to);
             }
@@ -151,6 +185,7 @@ fn rule_error(name: &str, along: Along, slice: &TensorSlice) -> LoadError {
         expected: match along {
             Along::Rows => "output rows of a matrix",
             Along::Cols => "input columns of a matrix",
+            Along::Nothing => "nothing, as a whole matrix",
         },
         found: format!("{:?} {:?}", slice.rule, slice.cut),
     }

@@ -13,6 +13,41 @@ pub enum Point {
     Layer(usize, Tap),
     /// After the final norm, `[rows that want logits, hidden]`.
     Norm,
+    /// Inside the vision tower.
+    Vision(VisionTap),
+}
+
+/// A place inside the vision tower, whole on whichever rank encodes; a number is that of the block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum VisionTap {
+    /// Each patch by itself, `[patches, hidden]`.
+    PatchEmbed,
+    /// After `post_conv_layernorm`.
+    PostConvNorm,
+    /// With the learned positions.
+    Embeddings,
+    /// After `norm1`.
+    AttentionNorm(usize),
+    /// The fused product, before the rotation, `[patches, 3 * hidden]`.
+    QueryKeyValue(usize),
+    /// Attention after its output product.
+    Attention(usize),
+    /// After `norm2`.
+    MlpNorm(usize),
+    /// The MLP.
+    Mlp(usize),
+    /// The stream after the block.
+    Block(usize),
+    /// After `post_layernorm`.
+    PostNorm,
+    /// Tokens instead of patches, `[tokens, hidden of the text]`.
+    Downsample,
+    /// The merger's first product.
+    MergerProjection,
+    /// Its layer norm.
+    MergerNorm,
+    /// The embeddings.
+    Merger,
 }
 
 /// A place inside a layer. `q`, `k` and `v` are this rank's heads; all else is whole on every rank.

@@ -29,6 +29,11 @@ impl RmsNorm {
     /// # Errors
     /// [`StepError::Tensor`].
     pub fn forward(&self, pool: &Pool, x: &Tensor) -> Result<Tensor, StepError> {
-        Ok(kernels::ops::rms_norm(pool, x, &self.weight, self.eps)?)
+        Ok(self.apply(pool, x)?)
+    }
+
+    /// As [`Self::forward`], outside of a step.
+    pub(super) fn apply(&self, pool: &Pool, x: &Tensor) -> candle_core::Result<Tensor> {
+        kernels::ops::rms_norm(pool, x, &self.weight, self.eps)
     }
 }

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use kernels::{AttnSeq, Pool};
 use protocol::step::{LogitsWanted, StepPlan};
 
-use super::{Group, Observer, Point, Positions};
+use super::{Group, Observer, Point};
 
 /// One forward pass: its rows, their angles, and the ways out of the rank.
 pub struct Step<'a> {
@@ -41,15 +41,6 @@ pub(super) fn attn_seqs(plan: &StepPlan) -> Vec<AttnSeq<'_>> {
         seqs.push(AttnSeq { rows, start: seq.start as usize, blocks: &seq.blocks });
     }
     seqs
-}
-
-/// Text positions of every row.
-pub(super) fn positions(plan: &StepPlan) -> Positions {
-    let mut positions = Positions::default();
-    for seq in &plan.seqs {
-        positions.push_text(seq.start, seq.tokens.len());
-    }
-    positions
 }
 
 /// The rows that want logits: the last ones of each sequence.

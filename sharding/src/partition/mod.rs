@@ -5,9 +5,11 @@
 
 mod rules;
 mod slice;
+mod vision;
 
 pub use rules::{Rule, TensorSpec, tensors};
 pub use slice::{Cut, TensorSlice, slices};
+pub use vision::VISION_PREFIX;
 
 /// Columns of the MLP are cut in blocks of this many.
 pub const MLP_BLOCK_COLS: u32 = 32;

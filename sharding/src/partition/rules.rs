@@ -1,8 +1,9 @@
-//! The tensors of a dense GLM text model and the rule that cuts each.
+//! The tensors of a dense GLM model, its vision tower included, and the rule that cuts each.
 //!
 //! Not here: numbers of one rank (`slice`). Invariant: this list is what the checkpoint check, the byte budget and the
 //! layers all go by; a tensor that is not in it is not read.
 
+use super::vision::vision_tensors;
 use crate::spec::ModelSpec;
 
 /// Along what a tensor is cut.
@@ -23,6 +24,8 @@ pub enum Rule {
     Vocabulary,
     /// Whole on every rank.
     Replicated,
+    /// Whole on every rank and kept as f32, for reading between its rows.
+    Table,
 }
 
 /// One tensor that the model needs.
@@ -30,13 +33,14 @@ pub enum Rule {
 pub struct TensorSpec {
     /// Its name in the checkpoint.
     pub name: String,
-    /// Its shape by the configuration: `[out, in]` or `[n]`.
+    /// Its shape by the configuration: `[out, in]`, `[n]`, or `[out]` and the axes of a convolution's input.
     pub shape: Vec<u32>,
     /// How it is cut.
     pub rule: Rule,
 }
 
-/// Every tensor of the model, from the embedding to the LM head. A tied LM head is not listed: it is the embedding.
+/// Every tensor of the model, from the embedding to the LM head, then the vision tower's. A tied LM head is not listed: it
+/// is the embedding.
 #[must_use]
 pub fn tensors(spec: &ModelSpec) -> Vec<TensorSpec> {
     let prefix = spec.family.text_prefix();
@@ -50,6 +54,9 @@ pub fn tensors(spec: &ModelSpec) -> Vec<TensorSpec> {
     push(format!("{prefix}.norm.weight"), vec![hidden], Rule::Replicated);
     if !spec.tie_word_embeddings {
         push("lm_head.weight".to_owned(), vec![spec.vocab_size, hidden], Rule::Vocabulary);
+    }
+    if let Some(vision) = &spec.vision {
+        vision_tensors(vision, push);
     }
     out
 }

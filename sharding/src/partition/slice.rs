@@ -83,7 +83,7 @@ fn slice(spec: &ModelSpec, rank: &RankCut, tensor: TensorSpec) -> TensorSlice {
         Rule::HeadInputs => Cut::Cols(in_elements(rank.heads)),
         Rule::MlpInputs => Cut::Cols(rank.mlp_cols),
         Rule::Vocabulary => Cut::Rows(vec![rank.vocab_rows]),
-        Rule::Replicated => Cut::Whole,
+        Rule::Replicated | Rule::Table => Cut::Whole,
     };
     TensorSlice { name: tensor.name, shape: tensor.shape, rule: tensor.rule, cut }
 }

@@ -5,9 +5,9 @@
 
 use protocol::{ByteBudget, Dtype, Rank, RankCut, ReductionTree};
 
-use super::request::PlanRequest;
+use super::request::{PICTURE_PATCHES_MAX, PlanRequest};
 use crate::partition::{Rule, TensorSlice, slices};
-use crate::spec::ModelSpec;
+use crate::spec::{ModelSpec, VisionSpec};
 
 /// Bytes of an activation, a KV element, a norm or a bias: all f32.
 const F32_BYTES: u64 = 4;
@@ -36,7 +36,9 @@ pub fn budget(spec: &ModelSpec, request: &PlanRequest<'_>, cuts: &[RankCut], ran
     ByteBudget {
         weights: weight_bytes(spec, cut, request.dtype, request.stored_f32),
         kv_cache: kv_bytes_per_token(spec, cut) * u64::from(kv_tokens),
-        activations: activation_bytes(spec, request, cuts, rank).saturating_add(OVERHEAD_BYTES),
+        activations: activation_bytes(spec, request, cuts, rank)
+            .saturating_add(spec.vision.as_ref().map_or(0, picture_bytes))
+            .saturating_add(OVERHEAD_BYTES),
     }
 }
 
@@ -51,8 +53,16 @@ pub fn weight_bytes(spec: &ModelSpec, cut: &RankCut, dtype: Dtype, stored_f32: b
     let lm_head = rows.next_multiple_of(TILE_ROWS) * hidden * width;
     let of = |slice: &TensorSlice| match (slice.rule, slice.local_shape().as_slice()) {
         (Rule::Vocabulary, _) => 0,
-        (_, &[rows, cols]) => u64::from(rows).next_multiple_of(TILE_ROWS) * u64::from(cols) * width,
-        _ => slice.elements() * F32_BYTES,
+        (Rule::Table, _) | (_, [_]) => slice.elements() * F32_BYTES,
+        // What follows the first axis of a convolution is one long row of a matrix.
+        (_, shape) => match shape {
+            [] => F32_BYTES,
+            [rows, cols @ ..] => {
+                u64::from(*rows).next_multiple_of(TILE_ROWS)
+                    * cols.iter().map(|d| u64::from(*d)).product::<u64>()
+                    * width
+            }
+        },
     };
     slices(spec, cut).iter().map(of).sum::<u64>() + embedding + lm_head
 }
@@ -63,6 +73,16 @@ pub fn kv_bytes_per_token(spec: &ModelSpec, cut: &RankCut) -> u64 {
     let head = u64::from(spec.head_dim);
     let elements = head + head.next_multiple_of(TILE_ROWS);
     u64::from(spec.num_layers) * u64::from(cut.kv_heads.len()) * elements * F32_BYTES
+}
+
+/// A bound on what encoding one picture of [`PICTURE_PATCHES_MAX`] patches holds at once; a rank encodes one at a time.
+fn picture_bytes(vision: &VisionSpec) -> u64 {
+    let (hidden, patch) = (u64::from(vision.hidden_size), u64::from(vision.patch_elements()));
+    // In a block: the stream, its normed copy or what attention gives, the fused product, one head's packed keys and values,
+    // the angles of half a head twice. Before it: pixels and the first stream.
+    let head = u64::from(vision.head_dim());
+    let block = 5 * hidden + 2 * head.next_multiple_of(TILE_ROWS) + head;
+    u64::from(PICTURE_PATCHES_MAX) * block.max(patch + 2 * hidden) * F32_BYTES
 }
 
 /// A bound on what the largest step holds at once.

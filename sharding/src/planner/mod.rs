@@ -15,7 +15,9 @@ use protocol::{Plan, RankPlan};
 pub use budget::{budget, kv_bytes_per_token, prompt_rows_max, weight_bytes};
 pub use cut::{CutError, Shares, check_plan, cuts, head_cols, mlp_atoms, mlp_cols};
 pub use error::PlanError;
-pub use request::{BLOCK_TOKENS, CONTEXT_TOKENS_DEFAULT_MAX, KV_TOKENS_DEFAULT_MAX, NodeCapacity, PlanRequest};
+pub use request::{
+    BLOCK_TOKENS, CONTEXT_TOKENS_DEFAULT_MAX, KV_TOKENS_DEFAULT_MAX, NodeCapacity, PICTURE_PATCHES_MAX, PlanRequest,
+};
 pub use table::MemoryTable;
 
 use crate::spec::ModelSpec;

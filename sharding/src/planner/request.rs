@@ -13,6 +13,9 @@ pub const BLOCK_TOKENS: u32 = 16;
 pub const CONTEXT_TOKENS_DEFAULT_MAX: u32 = 32_768;
 /// The default KV cache holds four contexts, at most this many tokens (but one context always).
 pub const KV_TOKENS_DEFAULT_MAX: u32 = 65_536;
+/// Patches of the largest picture that a plan leaves memory for: 5,000,000 pixels over two frames, which is what the phone
+/// agent's own servers allow.
+pub const PICTURE_PATCHES_MAX: u32 = 12_768;
 /// Contexts that the default KV cache holds.
 const KV_CONTEXTS_DEFAULT: u32 = 4;
 

@@ -1,12 +1,14 @@
-//! Why a `config.json` is not a model that can be served. Every message is one line and names the key, what was
+//! Why a `config.json` or `preprocessor_config.json` is not of a model that can be served. Every message is one line and names the key, what was
 //! expected and what was found.
 
-/// Why a `config.json` is refused.
+/// Why a configuration is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// Not JSON, or not an object.
-    #[error("config.json: expected a JSON object, found {found}")]
+    #[error("{file}: expected a JSON object, found {found}")]
     NotAnObject {
+        /// The file.
+        file: &'static str,
         /// The parser's complaint or the kind of value.
         found: String,
     },
@@ -27,16 +29,20 @@ pub enum SpecError {
         expected: &'static str,
     },
     /// A key that must be there is not.
-    #[error("config.json: `{key}` is missing, expected {expected}")]
+    #[error("{file}: `{key}` is missing, expected {expected}")]
     Missing {
+        /// The file.
+        file: &'static str,
         /// The key, with its parents.
         key: String,
         /// What should stand there.
         expected: String,
     },
     /// A key holds a value of the wrong kind, out of range, or at odds with another key.
-    #[error("config.json: `{key}`: expected {expected}, found {found}")]
+    #[error("{file}: `{key}`: expected {expected}, found {found}")]
     Invalid {
+        /// The file.
+        file: &'static str,
         /// The key, with its parents.
         key: String,
         /// What should stand there.

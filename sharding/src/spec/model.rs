@@ -5,23 +5,23 @@
 
 use serde_json::Value;
 
-use super::SpecError;
-use super::raw::Section;
+use super::raw::{Section, object};
+use super::{SpecError, VisionSpec};
 
 /// Architectures that are served, for messages.
 const SERVED: &str = "Glm4ForCausalLM, Glm4vForConditionalGeneration";
-/// Largest text of a `config.json`, bytes.
-const CONFIG_BYTES_MAX: usize = 1 << 20;
+/// The file, for messages.
+const FILE: &str = "config.json";
 /// What `partial_rotary_factor` means where it is missing: this family's own value, not transformers' general 1.0.
 const PARTIAL_ROTARY_DEFAULT: f64 = 0.5;
 /// `mrope_section` where a Glm4v configuration has none (GLM-4.1V's own).
 const MROPE_SECTIONS_DEFAULT: [u32; 3] = [8, 12, 12];
 
 const VOCAB_MAX: u32 = 1 << 22;
-const HIDDEN_MAX: u32 = 1 << 17;
-const FFN_MAX: u32 = 1 << 20;
-const LAYERS_MAX: u32 = 1 << 10;
-const HEADS_MAX: u32 = 1 << 12;
+pub(super) const HIDDEN_MAX: u32 = 1 << 17;
+pub(super) const FFN_MAX: u32 = 1 << 20;
+pub(super) const LAYERS_MAX: u32 = 1 << 10;
+pub(super) const HEADS_MAX: u32 = 1 << 12;
 const HEAD_DIM_MAX: u32 = 1 << 11;
 const POSITIONS_MAX: u32 = 1 << 24;
 const EOS_IDS_MAX: usize = 64;
@@ -31,7 +31,7 @@ const EOS_IDS_MAX: usize = 64;
 pub enum Family {
     /// GLM-4-0414, dense text (`Glm4ForCausalLM`).
     Glm4,
-    /// The text side of GLM-4.1V and AutoGLM-Phone (`Glm4vForConditionalGeneration`).
+    /// GLM-4.1V and AutoGLM-Phone (`Glm4vForConditionalGeneration`).
     Glm4v,
 }
 
@@ -58,7 +58,7 @@ pub struct RopeSpec {
     pub sections: [u32; 3],
 }
 
-/// A dense GLM text model.
+/// A dense GLM text model, and its vision tower where it has one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelSpec {
     /// Graph and names.
@@ -89,6 +89,9 @@ pub struct ModelSpec {
     pub max_position_embeddings: u32,
     /// Ids that end a text by `config.json`; `generation_config.json` goes before them.
     pub eos_token_ids: Vec<u32>,
+    /// The vision tower. A Glm4v configuration without `vision_config` is of a model that reads text alone; with one,
+    /// every tensor of the tower must be in the checkpoint.
+    pub vision: Option<VisionSpec>,
 }
 
 impl ModelSpec {
@@ -97,19 +100,13 @@ impl ModelSpec {
     /// # Errors
     /// [`SpecError`] naming the key, what was expected and what was found.
     pub fn from_config_json(text: &str) -> Result<Self, SpecError> {
-        if text.len() > CONFIG_BYTES_MAX {
-            let found = format!("{} bytes, more than {CONFIG_BYTES_MAX}", text.len());
-            return Err(SpecError::NotAnObject { found });
-        }
-        let value: Value = serde_json::from_str(text).map_err(|e| SpecError::NotAnObject { found: e.to_string() })?;
-        let Value::Object(map) = &value else {
-            return Err(SpecError::NotAnObject { found: value.to_string().chars().take(40).collect() });
-        };
-        let root = Section::root(map);
+        let map = object(FILE, text)?;
+        let root = Section::root(FILE, &map);
         let family = family(root)?;
         let text = match family {
             Family::Glm4 => root,
             Family::Glm4v => root.child("text_config")?.ok_or_else(|| SpecError::Missing {
+                file: FILE,
                 key: "text_config".to_owned(),
                 expected: "an object".to_owned(),
             })?,
@@ -136,6 +133,10 @@ impl ModelSpec {
             Some(tied) => tied,
             None => root.flag("tie_word_embeddings")?.unwrap_or(false),
         };
+        let vision = match (family, root.child("vision_config")?) {
+            (Family::Glm4v, Some(vision)) => Some(VisionSpec::from_sections(root, vision, hidden_size, vocab_size)?),
+            _ => None,
+        };
         let bias = text.flag("attention_bias")?.unwrap_or(false);
         Ok(Self {
             family,
@@ -161,6 +162,7 @@ impl ModelSpec {
                 },
             ),
             eos_token_ids: eos_token_ids(root, text, vocab_size)?,
+            vision,
         })
     }
 

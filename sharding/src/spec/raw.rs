@@ -1,4 +1,4 @@
-//! Typed, bounded look-ups in a parsed `config.json`.
+//! Typed, bounded look-ups in a parsed configuration file.
 //!
 //! Not here: which keys a model has. Invariant: a number that leaves this file lies in the range its caller named.
 
@@ -9,23 +9,39 @@ use serde_json::{Map, Value};
 
 use super::SpecError;
 
+/// Largest text of a configuration, bytes.
+const CONFIG_BYTES_MAX: usize = 1 << 20;
+
+/// The object that is the whole of a file.
+pub(super) fn object(file: &'static str, text: &str) -> Result<Map<String, Value>, SpecError> {
+    let refused = |found: String| SpecError::NotAnObject { file, found };
+    if text.len() > CONFIG_BYTES_MAX {
+        return Err(refused(format!("{} bytes, more than {CONFIG_BYTES_MAX}", text.len())));
+    }
+    match serde_json::from_str(text).map_err(|e| refused(e.to_string()))? {
+        Value::Object(map) => Ok(map),
+        other => Err(refused(other.to_string().chars().take(40).collect())),
+    }
+}
+
 /// One object of the configuration with the path that leads to it, for messages.
 #[derive(Clone, Copy)]
 pub(super) struct Section<'a> {
+    file: &'static str,
     path: &'a str,
     map: &'a Map<String, Value>,
 }
 
 impl<'a> Section<'a> {
-    pub(super) fn root(map: &'a Map<String, Value>) -> Self {
-        Self { path: "", map }
+    pub(super) fn root(file: &'static str, map: &'a Map<String, Value>) -> Self {
+        Self { file, path: "", map }
     }
 
     /// The object under `key`; `null` counts as absent.
     pub(super) fn child(&self, key: &'a str) -> Result<Option<Section<'a>>, SpecError> {
         match self.get(key) {
             None => Ok(None),
-            Some(Value::Object(map)) => Ok(Some(Section { path: key, map })),
+            Some(Value::Object(map)) => Ok(Some(Section { file: self.file, path: key, map })),
             Some(other) => Err(self.invalid(key, "an object", other)),
         }
     }
@@ -40,7 +56,7 @@ impl<'a> Section<'a> {
 
     pub(super) fn invalid(&self, key: &str, expected: impl Display, found: impl Display) -> SpecError {
         let found: String = found.to_string().chars().take(80).collect();
-        SpecError::Invalid { key: self.key(key), expected: expected.to_string(), found }
+        SpecError::Invalid { file: self.file, key: self.key(key), expected: expected.to_string(), found }
     }
 
     pub(super) fn number(&self, key: &str, range: RangeInclusive<u32>) -> Result<Option<u32>, SpecError> {
@@ -53,6 +69,7 @@ impl<'a> Section<'a> {
 
     pub(super) fn required(&self, key: &str, range: RangeInclusive<u32>) -> Result<u32, SpecError> {
         self.number(key, range.clone())?.ok_or_else(|| SpecError::Missing {
+            file: self.file,
             key: self.key(key),
             expected: format!("a whole number {}..={}", range.start(), range.end()),
         })

@@ -27,6 +27,12 @@ pub(crate) struct Case {
     pub(crate) bf16_rms: f64,
     /// As `bf16_rms`, mean divergence from f32, nats.
     pub(crate) bf16_kl: f64,
+    /// Files of its pictures, in the order of the prompt.
+    pub(crate) images: Vec<String>,
+    /// Patches of each, rows and columns.
+    pub(crate) grids: Vec<(u32, u32)>,
+    /// From a generated token's index to its position.
+    pub(crate) rope_delta: i64,
 }
 
 impl Golden {
@@ -39,9 +45,12 @@ impl Golden {
 
     /// The cases without pictures.
     pub(crate) fn text_cases(&self) -> Vec<Case> {
-        let cases = self.json["cases"].as_array().expect("cases");
-        let text = cases.iter().filter(|c| c["images"].as_array().is_none_or(Vec::is_empty));
-        text.map(case).collect()
+        self.cases().into_iter().filter(|c| c.images.is_empty()).collect()
+    }
+
+    /// All cases.
+    pub(crate) fn cases(&self) -> Vec<Case> {
+        self.json["cases"].as_array().expect("cases").iter().map(case).collect()
     }
 
     pub(crate) fn stop_ids(&self) -> Vec<u32> {
@@ -68,7 +77,15 @@ impl Golden {
 }
 
 fn case(c: &Value) -> Case {
+    let list = |key: &str| c[key].as_array().cloned().unwrap_or_default();
+    let grid = |grid: &Value| match ids(grid).as_slice() {
+        [1, rows, columns] => (*rows, *columns),
+        other => panic!("a still picture: {other:?}"),
+    };
     Case {
+        images: list("images").iter().map(|f| f.as_str().expect("a file").to_owned()).collect(),
+        grids: list("image_grid_thw").iter().map(grid).collect(),
+        rope_delta: c["rope_delta"].as_i64().unwrap_or(0),
         name: c["name"].as_str().expect("name").to_owned(),
         prompt: ids(&c["input_ids"]),
         greedy: ids(&c["f32"]["greedy_ids"]),

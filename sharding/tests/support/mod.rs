@@ -3,6 +3,7 @@
 
 pub(crate) mod golden;
 pub(crate) mod group;
+pub(crate) mod pictures;
 pub(crate) mod reference;
 pub(crate) mod run;
 

@@ -4,10 +4,12 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
+use candle_core::Tensor;
 use kernels::Pool;
 use protocol::step::{LogitsWanted, StepPlan, StepSeq};
 use protocol::{Dtype, NodeId, Plan, Rank, SeqId, WorldSize};
-use sharding::layers::{Glm4Text, Logits, Observer, Unobserved};
+use sharding::layers::{Glm4Text, Logits, Observer, Sight, Unobserved};
+use sharding::picture::PromptPositions;
 use sharding::planner::{Shares, cuts};
 use sharding::{ModelSpec, NodeCapacity, PlanRequest, plan};
 
@@ -75,18 +77,19 @@ impl Setup {
         std::thread::scope(|scope| {
             let mut followers = Vec::new();
             for (mut group, rank) in groups.zip(self.world().ranks().skip(1)) {
-                let (send, plans) = mpsc::sync_channel::<StepPlan>(1);
+                let (send, plans) = mpsc::sync_channel::<(StepPlan, Vec<Look>)>(1);
                 followers.push(send);
                 scope.spawn(move || {
                     let mut model = self.load(rank);
-                    while let Ok(plan) = plans.recv() {
-                        let logits = model.step(&mut group, &plan).expect("a step");
+                    while let Ok((plan, looks)) = plans.recv() {
+                        let sights = sights(&plan, &looks);
+                        let logits = model.step_observed(&mut group, &plan, &sights, &mut Unobserved).expect("a step");
                         assert_eq!(logits, None, "logits come out on rank 0 alone");
                     }
                 });
             }
             let kv_blocks = self.kv_tokens / 16;
-            body(&mut Lead { model: self.load(Rank(0)), group, followers, step: 0, kv_blocks })
+            body(&mut Lead { model: self.load(Rank(0)), group, followers, step: 0, kv_blocks, looks: Vec::new() })
         })
     }
 }
@@ -95,12 +98,36 @@ impl Setup {
 pub(crate) struct Lead {
     model: Glm4Text,
     group: ThreadGroup,
-    followers: Vec<mpsc::SyncSender<StepPlan>>,
+    followers: Vec<mpsc::SyncSender<(StepPlan, Vec<Look>)>>,
     step: u64,
     kv_blocks: u32,
+    /// What sequences see, in every step that they are in.
+    pub(crate) looks: Vec<Look>,
+}
+
+/// The pictures of one sequence.
+#[derive(Clone)]
+pub(crate) struct Look {
+    pub(crate) seq: SeqId,
+    pub(crate) positions: PromptPositions,
+    pub(crate) embeddings: Vec<Tensor>,
+}
+
+/// What the sequences of a step see.
+fn sights<'a>(plan: &StepPlan, looks: &'a [Look]) -> Vec<Sight<'a>> {
+    let look = |(index, seq): (usize, &StepSeq)| {
+        let look = looks.iter().find(|look| look.seq == seq.seq)?;
+        Some(Sight { index, positions: &look.positions, embeddings: &look.embeddings })
+    };
+    plan.seqs.iter().enumerate().filter_map(look).collect()
 }
 
 impl Lead {
+    /// This rank's model.
+    pub(crate) fn model(&self) -> &Glm4Text {
+        &self.model
+    }
+
     /// One forward pass of every rank.
     pub(crate) fn step(&mut self, seqs: Vec<StepSeq>) -> Rows {
         self.step_observed(seqs, &mut Unobserved)
@@ -115,9 +142,11 @@ impl Lead {
         self.step += 1;
         let plan = StepPlan { seqs, ..StepPlan::last(self.step) };
         for follower in &self.followers {
-            follower.send(plan.clone()).expect("the rank runs");
+            follower.send((plan.clone(), self.looks.clone())).expect("the rank runs");
         }
-        self.model.step_observed(&mut self.group, &plan, observer).expect("a step").expect("rank 0 has the logits")
+        let sights = sights(&plan, &self.looks);
+        let logits = self.model.step_observed(&mut self.group, &plan, &sights, observer).expect("a step");
+        logits.expect("rank 0 has the logits")
     }
 
     /// KV blocks of the `index`-th of sequences of at most `tokens` tokens: neither adjacent nor in order.
