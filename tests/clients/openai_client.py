@@ -417,29 +417,30 @@ def a_client_that_goes_away_leaves_the_server_well(e):
     equal(e.ask(golden).choices[0].message.content, output["text"], "the answer afterwards")
 
 
-def main():
+def run(checks, endpoint, usage):
+    """Runs the checks against what `endpoint` makes of the URL on the command line; the exit code."""
     if len(sys.argv) != 2:
-        print(__doc__, file=sys.stderr)
+        print(usage, file=sys.stderr)
         return 2
     try:
-        endpoint = Endpoint(sys.argv[1])
+        tried = endpoint(sys.argv[1])
     except Exception as error:  # whatever it is, nothing can be checked
         print(f"{sys.argv[1]} cannot be used: {error}", file=sys.stderr)
         return 2
     failed = 0
-    for function in CHECKS:
+    for function in checks:
         name = function.__name__.replace("_", " ")
         try:
-            function(endpoint)
+            function(tried)
             print(f"ok    {name}")
         except Exception as error:
             failed += 1
             print(f"FAIL  {name}: {type(error).__name__}: {error}")
             if not isinstance(error, AssertionError):
                 traceback.print_exc()
-    print(f"{len(CHECKS) - failed} of {len(CHECKS)} checks hold, openai {openai.__version__}, {sys.argv[1]}")
+    print(f"{len(checks) - failed} of {len(checks)} checks hold, openai {openai.__version__}, {sys.argv[1]}")
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(CHECKS, Endpoint, __doc__))
