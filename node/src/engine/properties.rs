@@ -540,3 +540,13 @@ fn a_resumed_choice_that_was_complete_ends_at_once() {
     assert_eq!(at(full), Admission::Finished(FinishReason::Length));
     assert!(matches!(at(NewRequest { min_tokens: 2, ..base }), Admission::Queued(_)));
 }
+
+#[test]
+fn a_choice_that_filled_the_context_does_not_keep_the_others_from_being_resumed() {
+    let mut scheduler = Scheduler::new(EngineLimits::new(8, 2, 2, 64, 64).expect("workable"), "");
+    let context = 8 * 16;
+    let full = vec![2; context - 1];
+    let new = NewRequest { choices: vec![full, vec![2]], ..NewRequest::new(vec![1], context as u32 - 1) };
+    let admissions = scheduler.add(&new).expect("the second one fits");
+    assert!(matches!(admissions[..], [Admission::Finished(FinishReason::Length), Admission::Queued(_)]));
+}

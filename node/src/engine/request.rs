@@ -42,9 +42,10 @@ impl NewRequest {
         }
     }
 
-    /// Tokens of the longest choice.
-    pub(super) fn len(&self) -> usize {
-        self.prompt.len() + self.choices.iter().map(Vec::len).max().unwrap_or(0)
+    /// Tokens of the longest choice that has something left to produce.
+    pub(super) fn unfinished_len(&self) -> usize {
+        let unfinished = self.choices.iter().filter(|output| self.ended(output).is_none());
+        self.prompt.len() + unfinished.map(Vec::len).max().unwrap_or(0)
     }
 
     /// Why a choice that resumes `output` has nothing left to produce, where that is so: the lost attempt had ended but

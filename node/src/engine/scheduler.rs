@@ -119,7 +119,7 @@ impl Scheduler {
         if request.prompt.is_empty() {
             return Err(AdmitError::Empty);
         }
-        let (tokens, context_tokens) = (request.len(), self.limits.context_tokens());
+        let (tokens, context_tokens) = (request.unfinished_len(), self.limits.context_tokens());
         if tokens + 1 > context_tokens as usize {
             return Err(AdmitError::TooLong { tokens, context_tokens });
         }
