@@ -8,6 +8,9 @@ use std::sync::Arc;
 use protocol::plan::RankAddr;
 use protocol::{CoordinatorId, DeploymentSpec, Epoch, ReplicaId};
 
+/// One incarnation of a replica.
+pub type Group = (ReplicaId, Epoch);
+
 /// What is being served, as of one log index.
 #[derive(Debug, Clone, Default)]
 pub struct ClusterView {
@@ -18,7 +21,7 @@ pub struct ClusterView {
     /// Every deployment.
     pub deployments: Vec<Arc<ServedDeployment>>,
     /// Groups that finish what they have and are not routed to any more.
-    pub draining: Vec<(ReplicaId, Epoch)>,
+    pub draining: Vec<Group>,
 }
 
 impl ClusterView {
@@ -27,6 +30,15 @@ impl ClusterView {
     pub fn has_group(&self, replica: ReplicaId, epoch: Epoch) -> bool {
         let ready = self.deployments.iter().flat_map(|d| &d.replicas).map(|r| (r.replica, r.epoch));
         ready.chain(self.draining.iter().copied()).any(|group| group == (replica, epoch))
+    }
+
+    /// Whether what is served under the deployment's name still gives the answers of `spec`: the same model version by
+    /// weights of the same precision. How it is cut, and into how many replicas, changes no token.
+    #[must_use]
+    pub fn answers_as(&self, spec: &DeploymentSpec) -> bool {
+        let same = |d: &&Arc<ServedDeployment>| d.spec.name == spec.name;
+        let now = self.deployments.iter().find(same).map(|d| &d.spec);
+        now.is_some_and(|now| now.model.digest == spec.model.digest && now.dtype == spec.dtype)
     }
 }
 
@@ -60,4 +72,12 @@ pub struct ReadyReplica {
     pub kv_tokens: u32,
     /// Rank 0.
     pub leader: RankAddr,
+}
+
+impl ReadyReplica {
+    /// Which incarnation it is.
+    #[must_use]
+    pub fn group(&self) -> Group {
+        (self.replica, self.epoch)
+    }
 }

@@ -12,3 +12,4 @@ mod goldens;
 mod harness;
 mod metrics;
 mod processes;
+mod survive;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
@@ -36,6 +37,10 @@ pub struct GatewayStats {
     pub in_flight: u64,
     /// How long prompts waited in admission that were placed, from when they were read.
     pub admission_wait: Histogram,
+    /// How often a prompt's replica was lost in the middle of its answers.
+    pub interrupted: u64,
+    /// How long it then took until another one went on; of those that did.
+    pub resume: Histogram,
 }
 
 /// The counts behind it.
@@ -48,6 +53,8 @@ pub(super) struct Counters {
 struct Counts {
     responses: BTreeMap<(String, u16), u64>,
     failures: BTreeMap<&'static str, u64>,
+    interrupted: u64,
+    resume: Histogram,
 }
 
 impl Counters {
@@ -63,6 +70,16 @@ impl Counters {
     pub(super) fn broken_off(&self, code: &'static str) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.failures.entry(code).or_default() += 1;
+    }
+
+    /// A prompt's replica was lost in the middle of its answers.
+    pub(super) fn interrupted(&self) {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).interrupted += 1;
+    }
+
+    /// Another one goes on, so long after the loss.
+    pub(super) fn resumed(&self, after: Duration) {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).resume.record(after);
     }
 }
 
@@ -80,6 +97,8 @@ impl App {
             waiting_bytes: gate.waiting_bytes,
             in_flight: gate.in_flight,
             admission_wait: gate.waited,
+            interrupted: counts.interrupted,
+            resume: counts.resume.clone(),
         }
     }
 }

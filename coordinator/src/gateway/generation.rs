@@ -1,16 +1,17 @@
 //! One prompt on its way: a replica is chosen, its events become the text of each choice, and their ends are told.
 //!
-//! Invariants: dropping a [`Generation`] cancels it at the replica; a failure before the first token tries another
-//! replica, a later one is told to the client; nothing of a choice is told after its end.
+//! Not here: what happens when its replica is lost in the middle (`resume`). Invariants: dropping a [`Generation`] cancels it
+//! at the replica; a replica that fails before the first token is replaced by another in silence; nothing of a choice is told
+//! after its end.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use protocol::RequestId;
 use protocol::generate::{Choice, FinishReason, GenerateEvent, GenerateRequest, TokenLogprobs, TokenOutput};
-use protocol::{ReplicaId, RequestId};
 
-use super::admission::{Place, Waiting};
+use super::admission::{Moved, Place, Waiting};
 use super::dispatch::{Dispatch, Events};
 use super::errors::ApiError;
 use super::output::{Delta, Finish, Output};
@@ -18,7 +19,7 @@ use super::prompt::Prompt;
 use super::state::App;
 use super::validate::ValidRequest;
 use super::wait::Wait;
-use crate::view::ReadyReplica;
+use crate::view::{Group, ReadyReplica};
 
 /// Most replicas that are tried before the first token.
 const ATTEMPTS_MAX: usize = 3;
@@ -38,26 +39,21 @@ pub(super) enum Progress {
 
 /// A prompt that a replica has begun to answer.
 pub(super) struct Generation {
-    attempt: Attempt,
-    wait: Wait,
-    request: Arc<ValidRequest>,
+    pub(super) app: Arc<App>,
+    /// `None` while its replica is lost and no other goes on.
+    pub(super) events: Option<Box<dyn Events>>,
+    pub(super) place: Place,
+    pub(super) wait: Wait,
+    pub(super) request: Arc<ValidRequest>,
     /// Which of the request's prompts.
-    prompt: usize,
-    id: RequestId,
+    pub(super) prompt: usize,
+    pub(super) id: RequestId,
     /// The event that showed that the replica answers.
-    first: Option<GenerateEvent>,
-    prompt_logprobs: Vec<TokenLogprobs>,
-    opened: bool,
-    outputs: Vec<Output>,
-    told: VecDeque<Progress>,
-}
-
-/// A replica that answers.
-struct Attempt {
-    events: Box<dyn Events>,
-    place: Place,
-    /// Prompt tokens that it had in its cache.
+    pub(super) first: Option<GenerateEvent>,
+    /// Prompt tokens that the first replica had in its cache.
     cached_tokens: u32,
+    pub(super) outputs: Vec<Output>,
+    told: VecDeque<Progress>,
 }
 
 impl Generation {
@@ -77,47 +73,48 @@ impl Generation {
     ) -> Result<Self, ApiError> {
         let mut wait = Wait::new(&app, &request, deadline);
         let mut place = wait.for_place(&app, id, waiting, &request.target.model).await?;
-        let mut tried: Vec<ReplicaId> = Vec::new();
+        let mut tried: Vec<Group> = Vec::new();
         let mut failed: Option<ApiError> = None;
-        let (attempt, first) = loop {
+        let asked = Asked { id, request: &request, prompt: &request.prompts[prompt], fresh: true };
+        let first = loop {
             let replica = place.replica().clone();
-            let events = first_event(&*app.dispatch, id, &request, &request.prompts[prompt], &replica, &mut wait).await;
-            let error = match events {
-                Ok(First { events, cached_tokens, event }) => break (Attempt { events, place, cached_tokens }, event),
+            let choices = (0..request.choices).map(|index| Choice { index, resume: Vec::new() }).collect();
+            let error = match first_event(&*app.dispatch, &asked, choices, &replica, &mut wait).await {
+                Ok(first) => break first,
                 Err((error, Elsewhere::No)) => return Err(error),
-                Err((error, Elsewhere::Maybe)) => error,
+                Err((error, Elsewhere::Untouched | Elsewhere::Lost)) => error,
             };
             tracing::warn!(request_id = %id, replica_id = %replica.replica, epoch = %replica.epoch, %error, "replica gave no first token");
-            tried.push(replica.replica);
+            tried.push(replica.group());
             let error = match failed {
                 Some(before) => to_tell(before, error),
                 None => error,
             };
-            if tried.len() == ATTEMPTS_MAX {
+            if tried.len() == ATTEMPTS_MAX || place.elsewhere(&request.target.deployment.spec, &tried) != Moved::There {
                 return Err(error);
             }
-            place = match place.elsewhere(&tried) {
-                Some(place) => place,
-                None => return Err(error),
-            };
             failed = Some(error);
         };
         let output = || Output::new(request.target.bundle.tokenizer.pieces().clone(), request.rules.clone());
         let outputs = std::iter::repeat_with(output).take(usize::from(request.choices)).collect();
-        let (prompt_logprobs, told) = (Vec::new(), VecDeque::new());
-        let first = Some(first);
-        Ok(Self { attempt, wait, prompt, id, first, prompt_logprobs, opened: false, outputs, told, request })
+        let First { events, cached_tokens, prompt_logprobs, event } = first;
+        let (events, first, told) = (Some(events), Some(event), VecDeque::new());
+        let mut generation =
+            Self { app, events, place, wait, request, prompt, id, first, cached_tokens, outputs, told };
+        generation.open(prompt_logprobs);
+        Ok(generation)
     }
 
-    /// Prompt tokens that the replica had in its cache.
+    /// Prompt tokens that the replica that began had in its cache.
     pub(super) fn cached_tokens(&self) -> u32 {
-        self.attempt.cached_tokens
+        self.cached_tokens
     }
 
     /// What comes next; `None` after the end of the last choice.
     ///
     /// # Errors
-    /// [`ApiError`] of a replica that was lost, of a deadline, of a shutdown. A failed generation is to be dropped.
+    /// [`ApiError`] of a replica that was lost and that none could stand in for, of a deadline, of a shutdown. A failed
+    /// generation is to be dropped.
     ///
     /// # Cancel safety
     /// Not safe: drop the generation too.
@@ -125,7 +122,7 @@ impl Generation {
         let next = self.advance().await;
         if let Err(error) = &next {
             let tokens: usize = self.outputs.iter().map(Output::tokens).sum();
-            let replica = self.attempt.place.replica();
+            let replica = self.place.replica();
             tracing::warn!(request_id = %self.id, replica_id = %replica.replica, epoch = %replica.epoch, tokens, %error,
                 "generation failed");
         }
@@ -137,40 +134,45 @@ impl Generation {
             if let Some(progress) = self.told.pop_front() {
                 return Ok(Some(progress));
             }
-            if self.opened && self.outputs.iter().all(Output::has_ended) {
+            if self.outputs.iter().all(Output::has_ended) {
                 return Ok(None);
             }
-            let event = match self.first.take() {
-                Some(event) => event,
-                None => {
-                    let (deadline, Attempt { events, place, .. }) = (self.wait.deadline(), &mut self.attempt);
-                    self.wait.for_replica(place.replica(), events.next(deadline)).await?
-                }
+            let taken = match self.event().await {
+                Ok(event) => self.take(event).await,
+                Err(error) => Err(error),
             };
-            self.take(event).await?;
+            if let Err(error) = taken {
+                self.resume(error).await?;
+            }
         }
+    }
+
+    /// What the replica says next.
+    async fn event(&mut self) -> Result<GenerateEvent, ApiError> {
+        if let Some(event) = self.first.take() {
+            return Ok(event);
+        }
+        let events = self.events.as_mut().expect("a prompt whose replica is lost has another before it goes on");
+        let deadline = self.wait.deadline();
+        self.wait.for_replica(self.place.replica(), events.next(deadline)).await
     }
 
     async fn take(&mut self, event: GenerateEvent) -> Result<(), ApiError> {
         match event {
-            GenerateEvent::Started { cached_tokens } => self.attempt.cached_tokens = cached_tokens,
-            GenerateEvent::Prompt(logprobs) => self.prompt_logprobs.extend(logprobs),
-            GenerateEvent::Tokens { choice, tokens } => return self.take_tokens(choice, tokens).await,
-            GenerateEvent::Finished { choice, reason } => return self.take_end(choice, reason),
-            GenerateEvent::Failed { reason, retryable: true } => return Err(ApiError::ReplicaLost { reason }),
-            GenerateEvent::Failed { reason, retryable: false } => return Err(ApiError::ReplicaFailed { reason }),
+            GenerateEvent::Tokens { choice, tokens } => self.take_tokens(choice, tokens).await,
+            GenerateEvent::Finished { choice, reason } => self.take_end(choice, reason),
+            GenerateEvent::Failed { reason, retryable } => Err(failed(reason, retryable)),
+            // Another of its choices, or the same after it had to give its blocks back.
+            GenerateEvent::Started { .. } => Ok(()),
+            GenerateEvent::Prompt(_) => {
+                Err(ApiError::ReplicaFailed { reason: "a prompt logprob after the first token".to_owned() })
+            }
         }
-        let (found, most) = (self.prompt_logprobs.len(), self.prompt_logprobs_due());
-        if found > most {
-            return Err(ApiError::ReplicaFailed { reason: format!("{found} prompt logprobs where {most} were due") });
-        }
-        Ok(())
     }
 
     async fn take_tokens(&mut self, choice: u16, tokens: Vec<TokenOutput>) -> Result<(), ApiError> {
-        self.open()?;
         let running = self.outputs.iter().filter(|o| !o.has_ended()).count();
-        self.attempt.place.served(tokens.len(), running);
+        self.place.served(tokens.len(), running);
         let Some(output) = open_output(&mut self.outputs, choice)? else { return Ok(()) };
         let delta = output.push(tokens);
         let (found, max) = (output.tokens(), self.request.prompts[self.prompt].max_tokens as usize);
@@ -179,14 +181,13 @@ impl Generation {
         }
         let stopped = delta.finish.is_some();
         self.tell(choice, delta);
-        if stopped && !self.outputs.iter().all(Output::has_ended) {
-            self.attempt.events.end_choice(choice, self.wait.deadline()).await;
+        if let Some(events) = self.events.as_mut().filter(|_| stopped && !self.outputs.iter().all(Output::has_ended)) {
+            events.end_choice(choice, self.wait.deadline()).await;
         }
         Ok(())
     }
 
     fn take_end(&mut self, choice: u16, reason: FinishReason) -> Result<(), ApiError> {
-        self.open()?;
         let Some(output) = open_output(&mut self.outputs, choice)? else { return Ok(()) };
         let delta = output.finish(reason);
         self.tell(choice, delta);
@@ -194,15 +195,7 @@ impl Generation {
     }
 
     /// Before the first token or end of any choice.
-    fn open(&mut self) -> Result<(), ApiError> {
-        if std::mem::replace(&mut self.opened, true) {
-            return Ok(());
-        }
-        let (logprobs, due) = (std::mem::take(&mut self.prompt_logprobs), self.prompt_logprobs_due());
-        if logprobs.len() != due {
-            let reason = format!("{} prompt logprobs where {due} were due", logprobs.len());
-            return Err(ApiError::ReplicaFailed { reason });
-        }
+    fn open(&mut self, logprobs: Vec<TokenLogprobs>) {
         self.told.push_back(Progress::Opened(logprobs));
         if self.request.prompts[self.prompt].max_tokens == 0 {
             for choice in 0..self.outputs.len() {
@@ -210,12 +203,6 @@ impl Generation {
                 self.told.push_back(Progress::Choice { choice, delta });
             }
         }
-        Ok(())
-    }
-
-    fn prompt_logprobs_due(&self) -> usize {
-        let wanted = self.request.sampling.prompt_logprobs.is_some();
-        if wanted { self.request.prompts[self.prompt].ids.len() - 1 } else { 0 }
     }
 
     fn tell(&mut self, choice: u16, delta: Delta) {
@@ -225,10 +212,10 @@ impl Generation {
                 Finish::StopId(_) => "stop id",
                 Finish::Length => "length",
             };
-            let (replica, tokens) = (self.attempt.place.replica(), self.outputs[usize::from(choice)].tokens());
+            let (replica, tokens) = (self.place.replica(), self.outputs[usize::from(choice)].tokens());
             tracing::debug!(request_id = %self.id, replica_id = %replica.replica, epoch = %replica.epoch, choice,
                 prompt_tokens = self.request.prompts[self.prompt].ids.len(), tokens, finish, "choice ended");
-            self.attempt.place.answered(tokens);
+            self.place.answered(tokens);
         }
         self.told.push_back(Progress::Choice { choice: usize::from(choice), delta });
     }
@@ -237,7 +224,7 @@ impl Generation {
 impl Drop for Generation {
     fn drop(&mut self) {
         for output in self.outputs.iter().filter(|o| !o.has_ended()) {
-            self.attempt.place.cut_off(output.tokens());
+            self.place.cut_off(output.tokens());
         }
     }
 }
@@ -263,56 +250,106 @@ fn to_tell(before: ApiError, now: ApiError) -> ApiError {
     }
 }
 
-/// Whether another replica could do better.
-enum Elsewhere {
-    Maybe,
+/// Whether another replica could do better than one that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Elsewhere {
+    /// It could; the one that failed has not begun with the request.
+    Untouched,
+    /// It could, unless the request is what broke the one that had it.
+    Lost,
+    /// No: the request itself, its deadline or this gateway is at fault.
     No,
 }
 
-/// A replica's first word that a client could be told.
-struct First {
-    events: Box<dyn Events>,
-    cached_tokens: u32,
-    event: GenerateEvent,
+/// One prompt as a replica is asked it.
+pub(super) struct Asked<'a> {
+    pub(super) id: RequestId,
+    pub(super) request: &'a ValidRequest,
+    pub(super) prompt: &'a Prompt,
+    /// Whether nothing of it was answered yet.
+    pub(super) fresh: bool,
 }
 
-async fn first_event(
+impl Asked<'_> {
+    fn wire(&self, choices: Vec<Choice>, replica: &ReadyReplica, left: Duration) -> GenerateRequest {
+        let mut sampling = self.request.sampling_of(self.prompt);
+        sampling.prompt_logprobs = sampling.prompt_logprobs.filter(|_| self.fresh);
+        GenerateRequest {
+            request_id: self.id,
+            replica: replica.replica,
+            prompt_ids: self.prompt.ids.to_vec(),
+            pictures: Vec::new(),
+            choices,
+            sampling,
+            priority: self.request.terms.priority,
+            cache_salt: self.request.terms.cache_salt.clone(),
+            deadline_ms: u32::try_from((left + DEADLINE_GRACE).as_millis()).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// How many prompt logprobs come before the first token.
+    fn prompt_logprobs_due(&self) -> usize {
+        let wanted = self.fresh && self.request.sampling.prompt_logprobs.is_some();
+        if wanted { self.prompt.ids.len() - 1 } else { 0 }
+    }
+
+    fn check_prompt_logprobs(&self, found: usize, may_be_fewer: bool) -> Result<(), (ApiError, Elsewhere)> {
+        let due = self.prompt_logprobs_due();
+        if found == due || may_be_fewer && found < due {
+            return Ok(());
+        }
+        let reason = format!("{found} prompt logprobs where {due} were due");
+        Err((ApiError::ReplicaFailed { reason }, Elsewhere::No))
+    }
+}
+
+/// A replica's first word that a client could be told.
+pub(super) struct First {
+    pub(super) events: Box<dyn Events>,
+    /// Prompt tokens that it had in its cache.
+    cached_tokens: u32,
+    /// As many as are due.
+    prompt_logprobs: Vec<TokenLogprobs>,
+    /// A token or an end.
+    pub(super) event: GenerateEvent,
+}
+
+/// Asks a replica for these choices and waits until it has a token or an end. What it says before that no client is told, so
+/// it may still be lost without anybody noticing.
+pub(super) async fn first_event(
     dispatch: &dyn Dispatch,
-    id: RequestId,
-    request: &ValidRequest,
-    prompt: &Prompt,
+    asked: &Asked<'_>,
+    choices: Vec<Choice>,
     replica: &ReadyReplica,
     wait: &mut Wait,
 ) -> Result<First, (ApiError, Elsewhere)> {
-    let wire = GenerateRequest {
-        request_id: id,
-        replica: replica.replica,
-        prompt_ids: prompt.ids.to_vec(),
-        pictures: Vec::new(),
-        choices: (0..request.choices).map(|index| Choice { index, resume: Vec::new() }).collect(),
-        sampling: request.sampling_of(prompt),
-        priority: request.terms.priority,
-        cache_salt: request.terms.cache_salt.clone(),
-        deadline_ms: u32::try_from((wait.left() + DEADLINE_GRACE).as_millis()).unwrap_or(u32::MAX),
+    let (wire, deadline) = (asked.wire(choices, replica, wait.left()), wait.deadline());
+    let unopened = |error: ApiError| match &error {
+        ApiError::ReplicaLost { .. } | ApiError::ReplicaFull { .. } => (error, Elsewhere::Untouched),
+        _ => (error, Elsewhere::No),
     };
-    let elsewhere = |error: ApiError| {
-        let maybe = matches!(error, ApiError::ReplicaLost { .. } | ApiError::ReplicaFull { .. });
-        (error, if maybe { Elsewhere::Maybe } else { Elsewhere::No })
+    let broken = |error: ApiError| match &error {
+        ApiError::ReplicaLost { .. } => (error, Elsewhere::Lost),
+        _ => unopened(error),
     };
-    let deadline = wait.deadline();
-    let opened = wait.for_replica(replica, dispatch.open(replica, &wire, deadline)).await;
-    let (mut events, mut cached) = (opened.map_err(elsewhere)?, 0);
+    let mut events = wait.for_replica(replica, dispatch.open(replica, &wire, deadline)).await.map_err(unopened)?;
+    let (mut cached_tokens, mut prompt_logprobs) = (0, Vec::new());
     loop {
-        match wait.for_replica(replica, events.next(deadline)).await.map_err(elsewhere)? {
-            // Nothing that a client could have been told: the replica may still be lost without anybody noticing.
-            GenerateEvent::Started { cached_tokens } => cached = cached_tokens,
-            GenerateEvent::Failed { reason, retryable: true } => {
-                return Err(elsewhere(ApiError::ReplicaLost { reason }));
+        match wait.for_replica(replica, events.next(deadline)).await.map_err(broken)? {
+            GenerateEvent::Started { cached_tokens: cached } => cached_tokens = cached,
+            GenerateEvent::Prompt(logprobs) => {
+                prompt_logprobs.extend(logprobs);
+                asked.check_prompt_logprobs(prompt_logprobs.len(), true)?;
             }
-            GenerateEvent::Failed { reason, retryable: false } => {
-                return Err(elsewhere(ApiError::ReplicaFailed { reason }));
+            GenerateEvent::Failed { reason, retryable } => return Err(broken(failed(reason, retryable))),
+            event @ (GenerateEvent::Tokens { .. } | GenerateEvent::Finished { .. }) => {
+                asked.check_prompt_logprobs(prompt_logprobs.len(), false)?;
+                return Ok(First { events, cached_tokens, prompt_logprobs, event });
             }
-            event => return Ok(First { events, cached_tokens: cached, event }),
         }
     }
+}
+
+fn failed(reason: String, retryable: bool) -> ApiError {
+    if retryable { ApiError::ReplicaLost { reason } } else { ApiError::ReplicaFailed { reason } }
 }

@@ -56,6 +56,7 @@ mod quic;
 mod reply;
 mod request_id;
 mod response_format;
+mod resume;
 mod routes;
 mod rules;
 mod said;

@@ -65,7 +65,8 @@ pub(super) struct Output {
     rules: OutputRules,
     /// The last token, where it may turn out to be the one that ended the output: its text waits.
     waiting: Option<u32>,
-    tokens: usize,
+    /// Ids of the tokens that count: at most as many as were asked for.
+    ids: Vec<u32>,
     /// Characters of text so far, shown or held back.
     chars: usize,
     ended: bool,
@@ -79,7 +80,7 @@ impl Output {
             stop_ids: rules.stop_ids.iter().copied().collect(),
             rules,
             waiting: None,
-            tokens: 0,
+            ids: Vec::new(),
             chars: 0,
             ended: false,
         }
@@ -87,7 +88,12 @@ impl Output {
 
     /// Number of tokens that count.
     pub(super) fn tokens(&self) -> usize {
-        self.tokens
+        self.ids.len()
+    }
+
+    /// Their ids: what a replica must know that goes on with it.
+    pub(super) fn ids(&self) -> &[u32] {
+        &self.ids
     }
 
     /// Whether a delta has told its end; nothing may be pushed any more.
@@ -113,7 +119,7 @@ impl Output {
             }
             let id = token.id;
             delta.tokens.push(OutToken { token, offset: self.chars });
-            self.tokens += 1;
+            self.ids.push(id);
             if self.stop_ids.contains(&id) {
                 self.waiting = Some(id);
                 continue;
@@ -158,7 +164,7 @@ impl Output {
 
     fn take_text(&mut self, text: &str, delta: &mut Delta) {
         self.chars += text.chars().count();
-        if self.tokens <= self.rules.min_tokens as usize {
+        if self.tokens() <= self.rules.min_tokens as usize {
             delta.text.push_str(text);
         } else if let Some(stopped) = self.matcher.push(text, &mut delta.text) {
             delta.finish = Some(Finish::StopString(self.rules.stop[stopped.which].clone()));

@@ -69,6 +69,34 @@ impl Wait {
         }
     }
 
+    /// Forgets which views there were, so that [`Self::for_change`] waits for one that comes after this.
+    pub(super) fn look(&mut self) {
+        self.view.mark_unchanged();
+    }
+
+    /// Waits for the next view, at most until `until`.
+    ///
+    /// # Errors
+    /// [`ApiError::Deadline`], [`ApiError::ShuttingDown`].
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(super) async fn for_change(&mut self, until: Instant) -> Result<(), ApiError> {
+        let (late, stop) = (self.deadline <= until, self.stop.clone());
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(ApiError::ShuttingDown),
+            () = changed(&mut self.view) => Ok(()),
+            () = tokio::time::sleep_until(until.min(self.deadline).into()) => {
+                if late { Err(self.late()) } else { Ok(()) }
+            }
+        }
+    }
+
+    fn late(&self) -> ApiError {
+        ApiError::Deadline { timeout: self.timeout }
+    }
+
     /// Waits for what a replica does.
     ///
     /// # Errors
@@ -81,13 +109,13 @@ impl Wait {
         replica: &ReadyReplica,
         wait: impl Future<Output = Result<T, DispatchError>>,
     ) -> Result<T, ApiError> {
-        let late = || ApiError::Deadline { timeout: self.timeout };
+        let late = ApiError::Deadline { timeout: self.timeout };
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(ApiError::ShuttingDown),
             done = tokio::time::timeout_at(self.deadline.into(), wait) => match done {
                 Ok(Ok(value)) => Ok(value),
-                Ok(Err(DispatchError::Deadline)) | Err(_) => Err(late()),
+                Ok(Err(DispatchError::Deadline)) | Err(_) => Err(late),
                 Ok(Err(DispatchError::Busy { reason, retry })) => {
                     tracing::debug!(%reason, "replica is busy");
                     Err(ApiError::ReplicaFull { retry })
@@ -108,9 +136,13 @@ impl Wait {
 /// Until the view says that a replica's group is not there any more.
 async fn gone(view: &mut watch::Receiver<Arc<ClusterView>>, replica: &ReadyReplica) {
     while view.borrow_and_update().has_group(replica.replica, replica.epoch) {
-        if view.changed().await.is_err() {
-            // Nobody will say any more; the replica's own way tells.
-            return std::future::pending().await;
-        }
+        changed(view).await;
+    }
+}
+
+async fn changed(view: &mut watch::Receiver<Arc<ClusterView>>) {
+    if view.changed().await.is_err() {
+        // Nobody will say any more.
+        std::future::pending().await
     }
 }

@@ -120,6 +120,10 @@ metrics! {
     PROMPTS_IN_FLIGHT = gauge("shardglm_prompts_in_flight", &[], "Prompts of this gateway that are at a replica.");
     /// Gateway.
     ADMISSION_WAIT = histogram("shardglm_admission_wait_seconds", &[], "From when a prompt was read at this gateway to its place at a replica.");
+    /// Gateway.
+    ANSWERS_INTERRUPTED = counter("shardglm_answers_interrupted_total", &[], "How often a prompt's replica was lost in the middle of its answers at this gateway.");
+    /// Gateway.
+    ANSWER_RESUME = histogram("shardglm_answer_resume_seconds", &[], "From such a loss until another replica, or the same one formed again, went on; of those that went on.");
     /// Freshness.
     METRICS_AGE = gauge("shardglm_metrics_age_seconds", &[], "Since this coordinator last heard the leader of nodes and engines, or since its start; their metrics are as old.");
     /// Freshness.

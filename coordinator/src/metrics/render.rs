@@ -52,6 +52,8 @@ pub(crate) fn gateway(stats: &GatewayStats, families: &mut Families) {
         families.add(metric, &[], value as f64);
     }
     families.add_histogram(names::ADMISSION_WAIT, &[], &stats.admission_wait);
+    families.add(names::ANSWERS_INTERRUPTED, &[], stats.interrupted as f64);
+    families.add_histogram(names::ANSWER_RESUME, &[], &stats.resume);
 }
 
 fn freshness(picture: &Picture, now: Instant, families: &mut Families) {

@@ -70,6 +70,8 @@ fn stats_of_a_gateway() -> GatewayStats {
     stats.responses.insert(("other".to_owned(), 404), 2);
     stats.failures.insert("unknown_url", 2);
     stats.admission_wait.record(Duration::from_millis(3));
+    stats.interrupted = 2;
+    stats.resume.record(Duration::from_millis(1500));
     stats
 }
 
@@ -135,6 +137,8 @@ fn every_metric_is_told_with_its_type_and_what_was_counted() {
         ("shardglm_request_failures_total", &[("code", "unknown_url")], 2.0),
         ("shardglm_prompts_waiting", &[], 4.0),
         ("shardglm_admission_wait_seconds_count", &[], 1.0),
+        ("shardglm_answers_interrupted_total", &[], 2.0),
+        ("shardglm_answer_resume_seconds_sum", &[], 1.5),
         ("shardglm_nodes", &[("state", "up")], 1.0),
         ("shardglm_replicas", &[("phase", "ready")], 1.0),
         ("shardglm_replicas", &[], 1.0),

@@ -253,36 +253,6 @@ async fn the_engines_own_refusal_is_carried_with_its_time() {
 }
 
 #[tokio::test]
-async fn a_stream_ends_at_once_when_its_group_is_gone() {
-    let script = vec![Ok(vec![tokens(&ids("a")), Step::Hang])];
-    let h = Harness::with(script, 2, GatewayLimits::default()).await;
-    let body = streamed(json!({}));
-    let mut streams = [h.open("/v1/chat/completions", &body).await, h.open("/v1/chat/completions", &body).await];
-    for stream in &mut streams {
-        assert!(stream.event().await.unwrap().contains("assistant"));
-        assert!(stream.event().await.unwrap().contains("\"content\":\"a\""));
-    }
-    let whole = h.ask(&hi_with(json!({})), &[]);
-    soon(async {
-        while h.gateway.stats().in_flight != 3 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    // The second replica finishes what it has; the first one's group is no more.
-    h.lose(1, 2);
-    let error: Value = serde_json::from_str(&streams[0].event().await.unwrap()).unwrap();
-    assert_eq!(error["error"]["code"], "replica_lost");
-    assert_eq!(error["error"]["message"], "the replica was lost: its group of epoch 3 is gone");
-    assert_eq!(streams[0].event().await, None);
-    assert_eq!(soon(whole).await.unwrap().error()["code"], "replica_lost");
-    assert_eq!(h.gateway.stats().in_flight, 1, "the other goes on");
-    assert_eq!(h.gateway.stats().failures["replica_lost"], 2);
-    h.lose(1, 3);
-    assert!(streams[1].event().await.unwrap().contains("replica_lost"));
-}
-
-#[tokio::test]
 async fn responses_are_counted_by_route_and_status() {
     let h = Harness::playing(vec![length()]).await;
     h.chat(&hi_with(json!({}))).await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use coordinator::GatewayLimits;
 use coordinator::gateway::dispatch::DispatchError;
 use coordinator::gateway::{Gateway, GatewayConfig};
-use coordinator::view::{ClusterView, ReadyReplica, ServedDeployment};
+use coordinator::view::{ClusterView, Group, ReadyReplica, ServedDeployment};
 use http_body_util::Full;
 use hyper::Request;
 use hyper::body::Bytes;
@@ -54,10 +54,14 @@ impl Harness {
 
     /// No state applied yet.
     pub(crate) async fn unready(scripts: Vec<Result<Vec<Step>, DispatchError>>, limits: GatewayLimits) -> Self {
+        Self::over(Scripted::new(scripts), limits).await
+    }
+
+    /// The same over any replicas.
+    pub(crate) async fn over((scripted, seen): (Arc<Scripted>, Seen), limits: GatewayLimits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         write_model(dir.path());
         let (view, receiver) = watch::channel(Arc::new(ClusterView::default()));
-        let (scripted, seen) = Scripted::new(scripts);
         let config = GatewayConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), limits, metrics: None };
         let gateway = Gateway::start_over(config, receiver, scripted, CancellationToken::new()).await.unwrap();
         Self { gateway, view, seen, dir }
@@ -65,19 +69,18 @@ impl Harness {
 
     /// Publishes the tiny model's deployment with so many ready replicas.
     pub(crate) fn serve(&self, replicas: u64) {
-        let deployment = Arc::new(deployment(self.dir.path().to_str().unwrap(), replicas));
-        self.view.send_replace(Arc::new(ClusterView {
-            applied_index: 7,
-            deployments: vec![deployment],
-            ..ClusterView::default()
-        }));
+        self.publish(self.deployment(replicas), vec![]);
     }
 
-    /// Publishes that replica `lost` has no group any more and replica `drains` finishes what it has.
-    pub(crate) fn lose(&self, lost: u64, drains: u64) {
-        let deployment = Arc::new(deployment(self.dir.path().to_str().unwrap(), 0));
-        let draining = vec![(ReplicaId(drains), Epoch(3)), (ReplicaId(lost), Epoch(2))];
-        let view = ClusterView { applied_index: 8, deployments: vec![deployment], draining, ..ClusterView::default() };
+    /// The tiny model's deployment with so many ready replicas.
+    pub(crate) fn deployment(&self, replicas: u64) -> ServedDeployment {
+        deployment(self.dir.path().to_str().unwrap(), replicas)
+    }
+
+    /// Publishes that this is served, and these groups finish what they have.
+    pub(crate) fn publish(&self, deployment: ServedDeployment, draining: Vec<Group>) {
+        let deployments = vec![Arc::new(deployment)];
+        let view = ClusterView { applied_index: 7, deployments, draining, ..ClusterView::default() };
         self.view.send_replace(Arc::new(view));
     }
 

@@ -62,10 +62,20 @@ pub(crate) fn length_of(choice: u16) -> Step {
     Step::Event(GenerateEvent::Finished { choice, reason: FinishReason::Length })
 }
 
-/// What every request is answered by: the front script, or the last one again and again.
-#[derive(Debug)]
+/// What happens when a replica is asked.
+pub(crate) type Script = Result<Vec<Step>, DispatchError>;
+
+/// What every request is answered by.
+enum Scripts {
+    /// The front script, or the last one again and again.
+    List(VecDeque<Script>),
+    /// What this makes of it.
+    By(Box<dyn FnMut(&GenerateRequest) -> Script + Send>),
+}
+
+/// Replicas that play.
 pub(crate) struct Scripted {
-    scripts: Mutex<VecDeque<Result<Vec<Step>, DispatchError>>>,
+    scripts: Mutex<Scripts>,
     requests: mpsc::Sender<(ReplicaId, GenerateRequest)>,
     cancelled: watch::Sender<usize>,
     ended: mpsc::Sender<u16>,
@@ -84,12 +94,21 @@ pub(crate) struct Seen {
 }
 
 impl Scripted {
-    pub(crate) fn new(scripts: Vec<Result<Vec<Step>, DispatchError>>) -> (Arc<Self>, Seen) {
+    pub(crate) fn new(scripts: Vec<Script>) -> (Arc<Self>, Seen) {
+        Self::over(Scripts::List(scripts.into()))
+    }
+
+    /// Each request is answered by what `script` makes of it.
+    pub(crate) fn by(script: impl FnMut(&GenerateRequest) -> Script + Send + 'static) -> (Arc<Self>, Seen) {
+        Self::over(Scripts::By(Box::new(script)))
+    }
+
+    fn over(scripts: Scripts) -> (Arc<Self>, Seen) {
         let (requests, seen_requests) = mpsc::channel(1024);
         let (cancelled, seen_cancelled) = watch::channel(0);
         let (ended, seen_ended) = mpsc::channel(1024);
         let (set_reachable, reachable) = watch::channel(true);
-        let scripted = Self { scripts: Mutex::new(scripts.into()), requests, cancelled, ended, reachable };
+        let scripted = Self { scripts: Mutex::new(scripts), requests, cancelled, ended, reachable };
         let seen =
             Seen { requests: seen_requests, cancelled: seen_cancelled, ended: seen_ended, reachable: set_reachable };
         (Arc::new(scripted), seen)
@@ -106,10 +125,13 @@ impl Dispatch for Scripted {
     ) -> Result<Box<dyn Events>, DispatchError> {
         self.requests.try_send((replica.replica, request.clone())).expect("the test has room for it");
         let script = {
-            let mut scripts = self.scripts.lock().unwrap();
-            if scripts.len() > 1 { scripts.pop_front() } else { scripts.front().cloned() }
+            match &mut *self.scripts.lock().unwrap() {
+                Scripts::List(scripts) if scripts.len() > 1 => scripts.pop_front().expect("there are more"),
+                Scripts::List(scripts) => scripts.front().cloned().expect("a script"),
+                Scripts::By(script) => script(request),
+            }
         };
-        let steps = script.expect("a script")?;
+        let steps = script?;
         let running = request.choices.iter().map(|c| c.index).collect();
         let (cancelled, ended) = (Some(self.cancelled.clone()), self.ended.clone());
         Ok(Box::new(Playing { steps: steps.into(), running, cancelled, ended }))

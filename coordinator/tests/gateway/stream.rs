@@ -1,7 +1,5 @@
 //! Answers told as server-sent events.
 
-use coordinator::gateway::dispatch::DispatchError;
-use protocol::generate::GenerateEvent;
 use serde_json::{Value, json};
 
 use crate::chat::{hi_ids, hi_with, usage};
@@ -128,25 +126,6 @@ async fn a_client_that_goes_away_before_the_first_token_cancels_too() {
         soon(h.seen.requests.recv()).await.unwrap();
         waiting.abort();
         soon(h.seen.cancelled.wait_for(|n| *n == 1)).await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn a_replica_lost_in_mid_stream_is_told_and_the_stream_ends() {
-    let lost = DispatchError::Lost { reason: "the peer went silent".to_owned() };
-    let failed = GenerateEvent::Failed { reason: "rank 1 is gone".to_owned(), retryable: true };
-    for (step, reason) in [(Step::Break(lost), "went silent"), (Step::Event(failed), "rank 1 is gone")] {
-        let h = Harness::playing(vec![tokens(&ids("a")), step.clone()]).await;
-        let told = h.chat(&streamed(json!({}))).await;
-        assert_eq!(told.status, 200);
-        let events = told.events();
-        assert_eq!(events.len(), 3, "{events:?}");
-        let error: Value = serde_json::from_str(&events[2]).unwrap();
-        assert_eq!(error["error"]["code"], "replica_lost");
-        assert!(error["error"]["message"].as_str().unwrap().contains(reason), "{error}");
-        // Not streamed, nothing of the broken answer is told.
-        let told = h.chat(&hi_with(json!({}))).await;
-        assert_eq!((told.status.as_u16(), told.error()["code"].as_str()), (502, Some("replica_lost")));
     }
 }
 

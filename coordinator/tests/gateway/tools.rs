@@ -9,7 +9,7 @@ use crate::harness::Harness;
 use crate::scripted::{Step, length, stop, tokens};
 
 /// Shows tools, calls and their answers in a few letters; this project's own.
-const TEMPLATE: &str = "{% for t in tools or [] %}[{{ t.function.name }}]{% endfor %}\
+pub(crate) const TEMPLATE: &str = "{% for t in tools or [] %}[{{ t.function.name }}]{% endfor %}\
     {% for m in messages %}<|{{ m.role }}|>{{ m.content }}\
     {% for c in m.tool_calls or [] %}<tool_call>{{ c.function.name }}\
     {% for k, v in c.function.arguments.items() %}({{ k }}={{ v }}){% endfor %}{% endfor %}{% endfor %}\
@@ -23,12 +23,12 @@ async fn speaking(steps: Vec<Step>) -> Harness {
     harness
 }
 
-fn weather() -> Value {
+pub(crate) fn weather() -> Value {
     let parameters = json!({"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}});
     json!([{"type": "function", "function": {"name": "weather", "parameters": parameters}}])
 }
 
-const CALLS: &str = "<think>\nhm\n</think>\nwait<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>好\"</arg_value>\n\
+pub(crate) const CALLS: &str = "<think>\nhm\n</think>\nwait<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>好\"</arg_value>\n\
     <arg_key>days</arg_key>\n<arg_value>2</arg_value>\n</tool_call>";
 
 /// One byte an event, then the end.

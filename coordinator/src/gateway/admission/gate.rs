@@ -6,14 +6,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use protocol::ReplicaId;
+use protocol::DeploymentSpec;
 use protocol::generate::Priority;
 use protocol::stats::Histogram;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::policy::{Bounds, Demand, Grant, No, Policy, Snapshot, Ticket};
-use crate::view::{ClusterView, ReadyReplica};
+use crate::view::{ClusterView, Group, ReadyReplica};
 
 /// The way in.
 #[derive(Debug, Clone)]
@@ -168,6 +168,17 @@ impl Waiting {
     }
 }
 
+/// Whether a prompt has another replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::gateway) enum Moved {
+    /// It has.
+    There,
+    /// None is ready that may have it.
+    NotNow,
+    /// What it was asked of is not served any more.
+    Never,
+}
+
 /// A prompt's place at a replica.
 #[derive(Debug)]
 pub(in crate::gateway) struct Place {
@@ -181,17 +192,26 @@ impl Place {
         &self.replica
     }
 
-    /// A place at a replica that is not among `tried`, where there is one.
-    pub(in crate::gateway) fn elsewhere(mut self, tried: &[ReplicaId]) -> Option<Self> {
+    /// Moves to a group that is not among `avoid` and gives the answers of `spec`. Where there is none now, the place stays
+    /// the prompt's own.
+    pub(in crate::gateway) fn elsewhere(&mut self, spec: &DeploymentSpec, avoid: &[Group]) -> Moved {
         let now = Instant::now();
         let gate = &self.held.gate;
         let mut shared = gate.lock();
         gate.know_latest(&mut shared);
-        let moved = shared.policy.elsewhere(self.held.ticket, tried, now);
+        if !shared.known.answers_as(spec) {
+            return Moved::Never;
+        }
+        let replica = shared.policy.elsewhere(self.held.ticket, avoid, now);
         gate.decide(&mut shared, now);
         drop(shared);
-        self.replica = moved?;
-        Some(self)
+        match replica {
+            Some(replica) => {
+                self.replica = replica;
+                Moved::There
+            }
+            None => Moved::NotNow,
+        }
     }
 
     /// The replica brought so many tokens; it was working on `running` answers.

@@ -14,7 +14,7 @@ use super::lengths::Lengths;
 use super::pace::Pace;
 use super::policy::Ticket;
 use super::service::Service;
-use crate::view::{ReadyReplica, ServedDeployment};
+use crate::view::{Group, ReadyReplica, ServedDeployment};
 
 /// What a prompt takes up of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -175,9 +175,9 @@ impl Lane {
         })
     }
 
-    /// The least loaded replica that is not among `tried`, whether it has room or not.
-    pub(super) fn other_site(&self, context_tokens: u64, tried: &[ReplicaId]) -> Option<usize> {
-        self.least_loaded(|s| s.has_context(context_tokens) && !tried.contains(&s.replica.replica))
+    /// The least loaded replica whose group is not among `avoid`, whether it has room or not.
+    pub(super) fn other_site(&self, context_tokens: u64, avoid: &[Group]) -> Option<usize> {
+        self.least_loaded(|s| s.has_context(context_tokens) && !avoid.contains(&s.replica.group()))
     }
 
     fn least_loaded(&self, may: impl Fn(&Site) -> bool) -> Option<usize> {

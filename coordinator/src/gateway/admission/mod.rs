@@ -16,6 +16,6 @@ mod places;
 mod policy;
 mod service;
 
-pub(super) use gate::{Gate, Place, Waiting};
+pub(super) use gate::{Gate, Moved, Place, Waiting};
 pub(super) use places::{Permit, Places};
 pub(super) use policy::{Bounds, Demand, No};

@@ -11,11 +11,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use protocol::ReplicaId;
 use protocol::generate::Priority;
 
 use super::lane::{Cost, Lane};
-use crate::view::{ReadyReplica, ServedDeployment};
+use crate::view::{Group, ReadyReplica, ServedDeployment};
 
 /// After this, a refused client may try again where the queue gives no better estimate.
 const RETRY_UNKNOWN: Duration = Duration::from_secs(1);
@@ -280,26 +279,27 @@ impl Policy {
         }
     }
 
-    /// Its replica could not answer: another one that is not among `tried`. It was taken once, so it does not wait again.
-    pub(super) fn elsewhere(&mut self, ticket: Ticket, tried: &[ReplicaId], now: Instant) -> Option<ReadyReplica> {
+    /// Its replica could not answer, or not to the end: a group that is not among `avoid`, where there is one. It was taken
+    /// once, so it does not wait again. What it has of its answers goes with it and will be computed there once more.
+    pub(super) fn elsewhere(&mut self, ticket: Ticket, avoid: &[Group], now: Instant) -> Option<ReadyReplica> {
         let entry = self.tickets.get_mut(&ticket)?;
-        let Phase::Placed { replica, begun, answered, last } = &mut entry.phase else { return None };
+        let Phase::Placed { replica, begun, last, .. } = &mut entry.phase else { return None };
         let lane = self.lanes.get_mut(&entry.lane)?;
-        let site = lane.other_site(entry.demand.context_tokens(), tried)?;
+        let site = lane.other_site(entry.demand.context_tokens(), avoid)?;
         lane.vacate(replica.replica, replica.epoch, entry.cost, now);
         *replica = lane.occupy(site, entry.cost, now);
-        (*begun, *answered, *last) = (false, 0, now);
+        (*begun, *last) = (false, now);
         Some(replica.clone())
     }
 
-    /// A replica brought so many tokens of a prompt's answers; the first time, its prompt was computed too. `running`: how
-    /// many answers it was working on.
+    /// A replica brought so many tokens of a prompt's answers; the first time, its prompt was computed too, and what an
+    /// earlier replica had brought. `running`: how many answers it was working on.
     pub(super) fn served(&mut self, ticket: Ticket, tokens: u32, running: u16, now: Instant) {
         let Some(entry) = self.tickets.get_mut(&ticket) else { return };
         let Phase::Placed { replica, begun, answered, last } = &mut entry.phase else { return };
         let Some(lane) = self.lanes.get_mut(&entry.lane) else { return };
         let between = now.saturating_duration_since(*last);
-        let prompt = if std::mem::replace(begun, true) { 0 } else { u64::from(entry.demand.prompt) };
+        let prompt = if std::mem::replace(begun, true) { 0 } else { u64::from(entry.demand.prompt) + *answered };
         let side_by_side = lane.side_by_side(0);
         if prompt > 0 {
             lane.pace.first(between, side_by_side);
@@ -349,9 +349,9 @@ impl Policy {
     }
 
     #[cfg(test)]
-    fn placed(&self, ticket: Ticket) -> Option<(ReplicaId, protocol::Epoch)> {
+    fn placed(&self, ticket: Ticket) -> Option<Group> {
         match &self.tickets.get(&ticket)?.phase {
-            Phase::Placed { replica, .. } => Some((replica.replica, replica.epoch)),
+            Phase::Placed { replica, .. } => Some(replica.group()),
             Phase::Waiting { .. } => None,
         }
     }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use protocol::plan::RankAddr;
-use protocol::{Epoch, NodeId, Rank};
+use protocol::{Epoch, NodeId, Rank, ReplicaId};
 
 use super::*;
 use crate::state::fixtures::spec;
@@ -327,12 +327,44 @@ fn a_prompt_moves_to_a_replica_that_was_not_tried_though_it_is_full() {
     let mut case = Case::new(&[(1, 1), (2, 1)]);
     let tickets: Vec<Ticket> = (0..4).map(|_| case.normal(550)).collect();
     assert_eq!(case.granted(), tickets);
-    let moved = case.policy.elsewhere(tickets[0], &[ReplicaId(1)], case.now).unwrap();
+    let moved = case.policy.elsewhere(tickets[0], &[(ReplicaId(1), Epoch(1))], case.now).unwrap();
     assert_eq!(moved.replica, ReplicaId(2));
-    assert_eq!(case.policy.elsewhere(tickets[0], &[ReplicaId(1), ReplicaId(2)], case.now), None);
+    let both = [(ReplicaId(1), Epoch(1)), (ReplicaId(2), Epoch(1))];
+    assert_eq!(case.policy.elsewhere(tickets[0], &both, case.now), None);
     let waits = case.normal(550);
     assert_eq!(case.granted(), [waits], "there is room where it was");
     assert_eq!(case.policy.placed(waits).unwrap().0, ReplicaId(1));
+}
+
+#[test]
+fn a_prompt_that_is_resumed_takes_its_answer_along() {
+    let mut case = Case::new(&[(1, 1)]);
+    let ticket = case.normal(100);
+    case.granted();
+    case.policy.served(ticket, 70, 1, case.now);
+    assert_eq!(case.policy.tickets[&ticket].cost.tokens, 170);
+    // Its group is lost, and the one that is formed again has nothing of it until it is asked.
+    case.policy.view(&[served("main", &[])]);
+    assert_eq!(case.policy.elsewhere(ticket, &[], case.now), None);
+    assert_eq!(case.policy.snapshot().in_flight, 1, "it is not given up");
+    case.policy.view(&[served("main", &[(1, 2)])]);
+    assert_eq!(case.policy.lanes["main"].in_flight(), Cost::default());
+    let again = case.policy.elsewhere(ticket, &[(ReplicaId(1), Epoch(1))], case.now).unwrap();
+    assert_eq!(again.group(), (ReplicaId(1), Epoch(2)));
+    assert_eq!(case.policy.lanes["main"].in_flight(), Cost { tokens: 170, seqs: 1 });
+    // It computes prompt and answer once more: that is its speed, and the answer grows from where it was.
+    case.pass(500);
+    case.policy.served(ticket, 1, 1, case.now);
+    case.pass(500);
+    case.policy.served(ticket, 0, 1, case.now);
+    assert_eq!(case.policy.lanes["main"].rate(), Some(171.0));
+    assert_eq!(case.policy.tickets[&ticket].cost.tokens, 171);
+    // The same group may be asked again, where only the way to it was broken.
+    assert_eq!(case.policy.elsewhere(ticket, &[again.group()], case.now), None);
+    assert_eq!(case.policy.elsewhere(ticket, &[], case.now).unwrap(), again);
+    assert_eq!(case.policy.lanes["main"].in_flight(), Cost { tokens: 171, seqs: 1 });
+    case.policy.leave(ticket, case.now);
+    assert_eq!(case.policy.lanes["main"].in_flight(), Cost::default());
 }
 
 /// One thing that happens.
@@ -342,7 +374,7 @@ enum Event {
     Leave(prop::sample::Index),
     Served(prop::sample::Index, u32),
     Answered(prop::sample::Index, u32),
-    Elsewhere(prop::sample::Index),
+    Elsewhere(prop::sample::Index, bool),
     View(Vec<(u64, u64)>, bool),
     Pass(u64),
 }
@@ -361,7 +393,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => any_index().prop_map(Event::Leave),
         6 => (any_index(), 1u32..100).prop_map(|(at, n)| Event::Served(at, n)),
         2 => (any_index(), 1u32..200).prop_map(|(at, n)| Event::Answered(at, n)),
-        1 => any_index().prop_map(Event::Elsewhere),
+        1 => (any_index(), any::<bool>()).prop_map(|(at, avoid)| Event::Elsewhere(at, avoid)),
         1 => (replicas, any::<bool>()).prop_map(|(r, other)| Event::View(r, other)),
         4 => (1u64..2_000).prop_map(Event::Pass),
     ]
@@ -435,11 +467,11 @@ proptest! {
                 Event::Answered(at, n) => if let Some(ticket) = pick(&live, at) {
                     case.policy.answered(ticket, n);
                 },
-                Event::Elsewhere(at) => if let Some(ticket) = pick(&live, at) {
-                    let tried: Vec<ReplicaId> = case.policy.placed(ticket).map(|(r, _)| r).into_iter().collect();
+                Event::Elsewhere(at, avoid) => if let Some(ticket) = pick(&live, at) {
+                    let tried: Vec<Group> = case.policy.placed(ticket).into_iter().filter(|_| avoid).collect();
                     if let Some(now_at) = case.policy.elsewhere(ticket, &tried, case.now) {
                         moved = true;
-                        prop_assert!(!tried.contains(&now_at.replica));
+                        prop_assert!(!tried.contains(&now_at.group()));
                     }
                 },
                 Event::View(replicas, other) => {
