@@ -77,6 +77,11 @@ pub struct DeploymentSeed {
     pub max_seqs: u16,
     /// Most tokens in one step.
     pub step_tokens: u32,
+    /// Most pictures of one prompt, where the model sees.
+    pub pictures_max: u16,
+    /// Most pixels of one picture, counted over the frames of a patch; `None`: the model's own limit, at most the phone
+    /// agent's.
+    pub picture_pixels_max: Option<u32>,
 }
 
 /// Raft's clock, ms. A heartbeat must be well under the shortest election timeout.
@@ -123,6 +128,8 @@ pub struct GatewayLimits {
     pub queue_tokens_max: u64,
     /// Most memory that requests hold which wait for a replica, bytes; more are refused with 429.
     pub queue_bytes_max: u64,
+    /// Most memory that the pictures of all requests hold, bytes; more are refused with 429.
+    pub picture_bytes_max: u64,
     /// Longest that one generation may take from admission to its last token, ms.
     pub request_timeout_ms: u32,
 }
@@ -133,7 +140,8 @@ impl Default for GatewayLimits {
             body_bytes_max: 32 << 20,
             requests_max: 512,
             queue_tokens_max: 1 << 18,
-            queue_bytes_max: 64 << 20,
+            queue_bytes_max: 256 << 20,
+            picture_bytes_max: 1 << 30,
             request_timeout_ms: 600_000,
         }
     }

@@ -259,7 +259,7 @@ impl Serving {
         let source = config.deployment.map(RecordSource::new);
         if let Some(source) = source.clone() {
             // Read ahead: whoever is elected finds it read. A failure shows when the leader reads it again.
-            tasks.spawn(async move { drop(source.record().await) });
+            tasks.spawn(async move { drop(source.read().await) });
         }
         let reconciler = Reconciler::new(consensus.clone(), source, config.lease);
         let sessions = Sessions::new(reconciler.lead(), consensus.leadership(), &config.members, config.lease);

@@ -221,6 +221,7 @@ impl Model {
             context_tokens: Some(2048),
             max_seqs: 8,
             step_tokens: 128,
+            pictures: None,
         };
         Self { deployment, plan }
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lease::{Inventory, WorkerPhase};
 use crate::worker::EngineLoad;
-use crate::{ByteBudget, CoordinatorId, Epoch, Generation, NodeId, Rank, ReplicaId, Term};
+use crate::{ByteBudget, CoordinatorId, Epoch, Generation, NodeId, PictureLimits, Rank, ReplicaId, Term};
 
 /// Why an admin call failed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -122,6 +122,9 @@ pub struct DeploymentInfo {
     pub context_tokens: Option<u32>,
     /// Tokens of KV cache a replica; known once planned.
     pub kv_tokens: Option<u32>,
+    /// What pictures are taken; absent where the model reads text alone.
+    #[serde(default)]
+    pub pictures: Option<PictureLimits>,
     /// Why nothing could be planned, where that is so.
     pub blocked: Option<String>,
     /// Its replicas.

@@ -2,7 +2,7 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::{Generation, WorldSize};
+use crate::{Generation, PictureLimits, WorldSize};
 
 /// In which precision weights are held. Arithmetic and activations are f32 on the CPU backend either way.
 #[derive(
@@ -85,4 +85,6 @@ pub struct DeploymentSpec {
     pub max_seqs: u16,
     /// Most tokens in one step.
     pub step_tokens: u32,
+    /// What pictures are taken; `None`: the model reads text alone.
+    pub pictures: Option<PictureLimits>,
 }

@@ -27,4 +27,5 @@ pub use ids::{
     ClusterId, CoordinatorId, Epoch, Generation, IdError, NodeId, PictureId, Rank, ReplicaId, RequestId, SeqId, Term,
     WorldSize,
 };
+pub use picture::PictureLimits;
 pub use plan::{ByteBudget, Plan, RankCut, RankPlan, Span};

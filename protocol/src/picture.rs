@@ -26,6 +26,16 @@ pub const PICTURE_PIXELS_MAX: u32 = (1 << 16) * 14 * 14;
 /// Most pictures that one step finishes or forgets.
 pub const STEP_PICTURES_MAX: usize = 4096;
 
+/// What pictures a deployment takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize, serde::Serialize, serde::Deserialize)]
+pub struct PictureLimits {
+    /// Most in one prompt, at most [`PICTURES_MAX`].
+    pub pictures_max: u16,
+    /// Most pixels of one, counted over the frames of a patch as `preprocessor_config.json` counts them (a still picture stands
+    /// in each frame). Larger pictures are shrunk.
+    pub pixels_max: u32,
+}
+
 /// A picture's sides, pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Archive, Serialize, Deserialize)]
 pub struct PictureSize {

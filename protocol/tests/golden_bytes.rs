@@ -21,7 +21,8 @@ use protocol::step::{BlockCopy, GroupHello, LogitsWanted, StepPlan, StepSeq};
 use protocol::worker::{EngineLoad, FromWorker, ToWorker, WorkerSpec};
 use protocol::{
     AtomRun, ByteBudget, ClusterId, DeploymentSpec, Dtype, Epoch, Frame, FrameHeader, Generation, Message, ModelRecord,
-    NodeId, PictureId, Plan, Rank, RankCut, RankPlan, ReplicaId, RequestId, SeqId, Span, Term, WorldSize,
+    NodeId, PictureId, PictureLimits, Plan, Rank, RankCut, RankPlan, ReplicaId, RequestId, SeqId, Span, Term,
+    WorldSize,
 };
 
 fn node() -> NodeId {
@@ -57,6 +58,7 @@ fn deployment() -> DeploymentSpec {
         context_tokens: None,
         max_seqs: 8,
         step_tokens: 512,
+        pictures: Some(PictureLimits { pictures_max: 10, pixels_max: 5_000_000 }),
     }
 }
 

@@ -72,6 +72,8 @@ fn settled(config: &Config, id: CoordinatorId) -> Result<CoordinatorConfig, Fail
             context_tokens: d.context_tokens(),
             max_seqs: d.max_seqs,
             step_tokens: d.step_tokens,
+            pictures_max: d.pictures_max,
+            picture_pixels_max: d.picture_pixels_max(),
         }),
         join_token: config.join_token().map_err(Failure::refused)?,
         raft: RaftTimings {
@@ -85,6 +87,7 @@ fn settled(config: &Config, id: CoordinatorId) -> Result<CoordinatorConfig, Fail
             requests_max: config.gateway.requests_max as usize,
             queue_tokens_max: config.gateway.queue_tokens_max,
             queue_bytes_max: config.gateway.queue_bytes_max,
+            picture_bytes_max: config.gateway.picture_bytes_max,
             request_timeout_ms: config.gateway.request_timeout_ms,
         },
         serve_metrics: config.gateway.metrics == Switch::On,

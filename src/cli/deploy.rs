@@ -1,5 +1,6 @@
 //! `shardglm deploy status`: what should run, and how far each rank of it is.
 
+use protocol::PictureLimits;
 use protocol::admin::{DeploymentInfo, RankInfo, ReplicaInfo, ReplicaPhase};
 use protocol::lease::WorkerPhase;
 
@@ -55,6 +56,10 @@ fn deployment_text(d: &DeploymentInfo) -> String {
         or_dash(d.kv_tokens),
     ];
     let mut text = table(&header, [row]);
+    if let Some(limits) = d.pictures {
+        let PictureLimits { pictures_max, pixels_max } = limits;
+        text += &format!("pictures: at most {pictures_max} in a prompt, {pixels_max} pixels each (over two frames)\n");
+    }
     if let Some(blocked) = &d.blocked {
         text += &format!("blocked: {blocked}\n");
     }

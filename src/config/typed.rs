@@ -84,6 +84,8 @@ pub(crate) struct GatewayConfig {
     pub(crate) queue_tokens_max: u64,
     /// Memory that waiting requests may hold, bytes.
     pub(crate) queue_bytes_max: u64,
+    /// Memory that pictures may hold, bytes.
+    pub(crate) picture_bytes_max: u64,
     /// Longest life of a request, ms.
     pub(crate) request_timeout_ms: u32,
     /// What SIGTERM leaves to running requests, ms.
@@ -136,6 +138,10 @@ pub(crate) struct DeploymentConfig {
     pub(crate) max_seqs: u16,
     /// Most tokens in a step.
     pub(crate) step_tokens: u32,
+    /// Most pictures of a prompt.
+    pub(crate) pictures_max: u16,
+    /// Most pixels of a picture; 0: the model's own.
+    picture_pixels_max: u32,
 }
 
 /// `[paths]`
@@ -158,6 +164,11 @@ impl DeploymentConfig {
     /// Longest context, tokens; `None`: the model's own.
     pub(crate) fn context_tokens(&self) -> Option<u32> {
         (self.context_tokens != 0).then_some(self.context_tokens)
+    }
+
+    /// Most pixels of a picture, over the frames of a patch; `None`: the model's own, within the phone agent's.
+    pub(crate) fn picture_pixels_max(&self) -> Option<u32> {
+        (self.picture_pixels_max != 0).then_some(self.picture_pixels_max)
     }
 
     /// Names for clients: as configured, else the checkpoint directory's name.

@@ -75,6 +75,7 @@ fn deployment(state: &ClusterState, heard: &Heard, deployment: &Deployment) -> D
         dtype: spec.dtype.as_str().to_owned(),
         context_tokens: plan.map(|p| p.context_tokens),
         kv_tokens: plan.map(|p| p.kv_tokens),
+        pictures: spec.pictures,
         blocked: deployment.blocked.clone(),
         replicas: state.replicas_of(&spec.name).map(|(id, r)| replica(id, r, heard)).collect(),
     }
@@ -92,6 +93,7 @@ fn unread(name: &str, blocked: Option<String>) -> DeploymentInfo {
         dtype: "unknown".to_owned(),
         context_tokens: None,
         kv_tokens: None,
+        pictures: None,
         blocked,
         replicas: Vec::new(),
     }

@@ -6,8 +6,9 @@ use std::time::SystemTime;
 use protocol::ModelRecord;
 use protocol::generate::STOP_IDS_MAX;
 use serde_json::{Map, Value};
-use sharding::{ModelSpec, SpecError};
+use sharding::{CheckpointError, ModelSpec, SpecError};
 
+use super::pictures::Eyes;
 use super::template::read_object;
 use super::template::{ChatTemplate, SourceError, TemplateError, TemplateSource};
 use super::tokenize::{TextTokenizer, TokenizerError};
@@ -18,6 +19,9 @@ pub enum BundleError {
     /// `config.json`.
     #[error("config.json: {0}")]
     Config(#[from] SpecError),
+    /// `preprocessor_config.json`.
+    #[error(transparent)]
+    Processor(#[from] CheckpointError),
     /// `tokenizer.json`.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -92,6 +96,8 @@ pub(super) struct Bundle {
     pub(super) vocab_size: u32,
     /// Longest context that the model was made for, tokens.
     pub(super) context_tokens: u32,
+    /// How it sees, where it does.
+    pub(super) eyes: Option<Eyes>,
 }
 
 impl Bundle {
@@ -116,6 +122,7 @@ impl Bundle {
             defaults: GenerationDefaults::load(dir, &spec)?,
             vocab_size: spec.vocab_size,
             context_tokens: spec.max_position_embeddings,
+            eyes: Eyes::read(dir, &spec)?,
         })
     }
 }

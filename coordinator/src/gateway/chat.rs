@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::chat_reply::ChatReply;
 use super::conversation;
+use super::draft::Draft;
 use super::errors::ApiError;
 use super::fields::{RawRequest, wrong};
 use super::handler::Route;
@@ -24,19 +25,21 @@ impl Route for Chat {
     type Reply = ChatReply;
 
     /// Renders the one prompt by the model's own template.
-    fn prepare(app: &App, mut raw: RawRequest, terms: Terms) -> Result<ValidRequest, ApiError> {
+    fn prepare(app: &App, mut raw: RawRequest, terms: Terms) -> Result<Draft, ApiError> {
         let target = app.target(&raw)?;
         let options = Options::read(&raw, Endpoint::Chat, &target.bundle, terms)?;
         let Some(template) = &target.bundle.template else {
             let reason = format!("`{}` has no chat template; use /v1/completions", target.model);
             return Err(ApiError::Template { reason });
         };
-        let list = match raw.take("messages") {
+        let mut list = match raw.take("messages") {
             Some(Value::Array(list)) => list,
             Some(other) => return Err(wrong("messages", "an array", &other)),
             None => return Err(ApiError::Missing { param: "messages".to_owned() }),
         };
-        let messages = conversation::messages(&list, template)?;
+        let mut sources = Vec::new();
+        let messages = conversation::Reader { template, sees: target.eyes().is_some(), pictures: &mut sources }
+            .messages(&mut list)?;
         let tools = Tools::read(&mut raw, template)?;
         let kwargs = match raw.take("chat_template_kwargs") {
             None => Map::new(),
@@ -50,7 +53,8 @@ impl Route for Chat {
         let add_special = raw.boolean("add_special_tokens")?.unwrap_or(false);
         let ids = encode(&text, add_special, &target)?;
         let speech = tools.speech(&raw, &text)?;
-        Ok(ValidRequest { speech, ..options.with_prompts(vec![Encoded { ids, echo: None }], target)? })
+        let draft = Draft::new(options, target, vec![Encoded::text(ids, None)], sources, Endpoint::Chat)?;
+        Ok(Draft { speech, ..draft })
     }
 
     fn reply(id: RequestId, request: Arc<ValidRequest>) -> ChatReply {

@@ -7,6 +7,7 @@ use protocol::generate::CHOICES_MAX;
 use serde_json::Value;
 
 use super::completions_reply::CompletionReply;
+use super::draft::Draft;
 use super::errors::ApiError;
 use super::fields::{RawRequest, wrong};
 use super::handler::Route;
@@ -22,14 +23,14 @@ pub(super) struct Completions;
 impl Route for Completions {
     type Reply = CompletionReply;
 
-    fn prepare(app: &App, mut raw: RawRequest, terms: Terms) -> Result<ValidRequest, ApiError> {
+    fn prepare(app: &App, mut raw: RawRequest, terms: Terms) -> Result<Draft, ApiError> {
         let target = app.target(&raw)?;
         let options = Options::read(&raw, Endpoint::Completions, &target.bundle, terms)?;
         let add_special = raw.boolean("add_special_tokens")?.unwrap_or(true);
         let prompt = raw.take("prompt").ok_or_else(|| ApiError::Missing { param: "prompt".to_owned() })?;
         let reader = Reader { target: &target, add_special, echo: options.echo() };
         let prompts = reader.prompts(&prompt)?;
-        options.with_prompts(prompts, target)
+        Draft::new(options, target, prompts, Vec::new(), Endpoint::Completions)
     }
 
     fn reply(id: RequestId, request: Arc<ValidRequest>) -> CompletionReply {
@@ -74,12 +75,12 @@ impl Reader<'_> {
             (true, false) => Some(Echo::of(&ids, &ids, self.target)),
             (true, true) => Some(Echo::of(&ids, &encode(text, false, self.target)?, self.target)),
         };
-        Ok(Encoded { ids, echo })
+        Ok(Encoded::text(ids, echo))
     }
 
     fn ids(&self, param: &str, ids: &[Value]) -> Result<Encoded, ApiError> {
         let ids = token_ids(param, ids, self.target.bundle.vocab_size)?;
         let echo = self.echo.then(|| Echo::of(&ids, &ids, self.target));
-        Ok(Encoded { ids, echo })
+        Ok(Encoded::text(ids, echo))
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use protocol::generate::{GenerateEvent, GenerateRequest};
+use protocol::picture::Picture;
 
 use crate::view::ReadyReplica;
 
@@ -53,7 +54,7 @@ pub enum DispatchError {
 /// A way to replicas.
 #[async_trait]
 pub trait Dispatch: Send + Sync + 'static {
-    /// Hands `request` to rank 0 of `replica`.
+    /// Hands `request` to rank 0 of `replica`, and the levels of each of its pictures, in order.
     ///
     /// # Errors
     /// [`DispatchError`].
@@ -64,6 +65,7 @@ pub trait Dispatch: Send + Sync + 'static {
         &self,
         replica: &ReadyReplica,
         request: &GenerateRequest,
+        pictures: &[Picture],
         deadline: Instant,
     ) -> Result<Box<dyn Events>, DispatchError>;
 

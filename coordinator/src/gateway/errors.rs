@@ -8,6 +8,8 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::pictures::PictureFault;
+
 /// Why a request failed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub(super) enum ApiError {
@@ -60,6 +62,27 @@ pub(super) enum ApiError {
         param: String,
         /// What is supported instead.
         reason: &'static str,
+    },
+    /// A picture that is not taken.
+    #[error("`{param}`: {fault}")]
+    Picture {
+        /// The path to it.
+        param: String,
+        /// Why.
+        fault: PictureFault,
+    },
+    /// The prompt's text has other places for pictures than there are pictures.
+    #[error(
+        "the prompt has {found} picture placeholders for {pictures} pictures: a text must not contain the model's picture \
+         token, and its chat template must show every picture"
+    )]
+    Placeholders {
+        /// Where the text came from.
+        param: &'static str,
+        /// Placeholders in the rendered prompt.
+        found: usize,
+        /// Pictures of the request.
+        pictures: usize,
     },
     /// No deployment has this name.
     #[error("the model `{model}` does not exist")]
@@ -147,6 +170,16 @@ pub(super) enum ApiError {
         /// The bound.
         max: u64,
         /// When there may be room.
+        retry: Duration,
+    },
+    /// The pictures of all requests here hold as much memory as is allowed.
+    #[error("pictures would hold {found} bytes with those of this request, at most {max}; retry later")]
+    PictureMemory {
+        /// With this request.
+        found: u64,
+        /// The bound.
+        max: u64,
+        /// When one of them may be over.
         retry: Duration,
     },
     /// It would wait and be computed so long that its time would be over.
@@ -251,6 +284,8 @@ impl ApiError {
             Self::InvalidValue { .. } => (S::BAD_REQUEST, INVALID, "invalid_value", None),
             Self::Missing { .. } => (S::BAD_REQUEST, INVALID, "missing_required_parameter", None),
             Self::Unsupported { .. } => (S::BAD_REQUEST, INVALID, "unsupported_parameter", None),
+            Self::Picture { fault, .. } => (S::BAD_REQUEST, INVALID, fault.code(), None),
+            Self::Placeholders { .. } => (S::BAD_REQUEST, INVALID, "image_placeholder_mismatch", None),
             Self::UnknownModel { .. } => (S::NOT_FOUND, INVALID, "model_not_found", None),
             Self::ContextLength { .. } => (S::BAD_REQUEST, INVALID, "context_length_exceeded", None),
             Self::Template { .. } => (S::BAD_REQUEST, INVALID, "chat_template_error", None),
@@ -262,6 +297,7 @@ impl ApiError {
             Self::BodyBroken { .. } => (S::BAD_REQUEST, INVALID, "request_body_broken", None),
             Self::TooManyRequests { retry, .. } => (S::TOO_MANY_REQUESTS, LIMITED, "too_many_requests", Some(*retry)),
             Self::QueueFull { retry, .. } => (S::TOO_MANY_REQUESTS, LIMITED, "queue_full", Some(*retry)),
+            Self::PictureMemory { retry, .. } => (S::TOO_MANY_REQUESTS, LIMITED, "picture_memory_full", Some(*retry)),
             Self::DeadlineUnmeetable { retry, .. } => {
                 (S::SERVICE_UNAVAILABLE, SERVER, "deadline_unmeetable", Some(*retry))
             }
@@ -286,10 +322,12 @@ impl ApiError {
             Self::WrongType { param, .. }
             | Self::InvalidValue { param, .. }
             | Self::Missing { param }
-            | Self::Unsupported { param, .. } => Some(param),
+            | Self::Unsupported { param, .. }
+            | Self::Picture { param, .. } => Some(param),
             Self::UnknownModel { .. } => Some("model"),
             Self::ContextLength { max_tokens: Some(_), .. } => Some("max_tokens"),
             Self::ContextLength { .. } => Some("prompt"),
+            Self::Placeholders { param, .. } => Some(param),
             Self::Template { .. } => Some("messages"),
             _ => None,
         }

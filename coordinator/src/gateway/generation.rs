@@ -278,7 +278,7 @@ impl Asked<'_> {
             request_id: self.id,
             replica: replica.replica,
             prompt_ids: self.prompt.ids.to_vec(),
-            pictures: Vec::new(),
+            pictures: self.prompt.pictures.places.clone(),
             choices,
             sampling,
             priority: self.request.terms.priority,
@@ -332,7 +332,10 @@ pub(super) async fn first_event(
         ApiError::ReplicaLost { .. } => (error, Elsewhere::Lost),
         _ => unopened(error),
     };
-    let mut events = wait.for_replica(replica, dispatch.open(replica, &wire, deadline)).await.map_err(unopened)?;
+    let mut events = wait
+        .for_replica(replica, dispatch.open(replica, &wire, &asked.prompt.pictures.levels, deadline))
+        .await
+        .map_err(unopened)?;
     let (mut cached_tokens, mut prompt_logprobs) = (0, Vec::new());
     loop {
         match wait.for_replica(replica, events.next(deadline)).await.map_err(broken)? {

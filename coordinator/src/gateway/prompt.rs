@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::errors::ApiError;
+use super::pictures::Shown;
 use super::state::Target;
 use super::tokenize::Detokenizer;
 
@@ -14,13 +15,15 @@ pub(super) struct Prompt {
     pub(super) max_tokens: u32,
     /// Where the request wants the prompt repeated before the answer.
     pub(super) echo: Option<Echo>,
+    /// What it shows.
+    pub(super) pictures: Shown,
 }
 
 impl Prompt {
     /// What it holds in memory, bytes.
     pub(super) fn bytes(&self) -> usize {
         let echo = self.echo.as_ref().map_or(0, |e| e.text.len() + e.offsets.len() * size_of::<usize>());
-        self.ids.len() * size_of::<u32>() + echo
+        self.ids.len() * size_of::<u32>() + echo + self.pictures.bytes()
     }
 }
 

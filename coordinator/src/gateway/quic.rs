@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use protocol::frame::{Ping, Refusal, RefusalCode};
 use protocol::generate::{EndChoice, GenerateEvent, GenerateRequest};
+use protocol::picture::Picture;
 use protocol::{Epoch, Role};
 use tokio::sync::OnceCell;
 use transport::{CallError, Connection, Deadline, Endpoint, Expect, RecvStream, SendStream, StreamError};
@@ -82,15 +83,24 @@ impl Dispatch for QuicDispatch {
         &self,
         replica: &ReadyReplica,
         request: &GenerateRequest,
+        pictures: &[Picture],
         deadline: Instant,
     ) -> Result<Box<dyn Events>, DispatchError> {
         let (key, connection) = self.connection(replica, deadline).await?;
         let opened = async {
             let (mut send, recv) = connection.open(deadline).await?;
             send.send(replica.epoch, request, deadline).await?;
+            for picture in pictures {
+                match send.send(replica.epoch, picture, deadline).await {
+                    Ok(()) => {}
+                    // It has read enough to say why not: its refusal is the first that comes back.
+                    Err(StreamError::Stopped { .. }) => break,
+                    Err(error) => return Err(error),
+                }
+            }
             Ok::<_, StreamError>((send, recv))
         };
-        match opened.await {
+        match alive_while(&connection, replica.epoch, opened).await? {
             Ok((send, recv)) => {
                 let running = request.choices.iter().map(|c| c.index).collect();
                 Ok(Box::new(QuicEvents { connection, send, recv, epoch: replica.epoch, running }))
@@ -121,14 +131,8 @@ struct QuicEvents {
 #[async_trait]
 impl Events for QuicEvents {
     async fn next(&mut self, deadline: Instant) -> Result<GenerateEvent, DispatchError> {
-        let event = loop {
-            let event = self.recv.recv_message::<GenerateEvent>(self.epoch, Deadline::at(deadline));
-            tokio::select! {
-                biased;
-                event = event => break event.map_err(failed)?,
-                alive = alive_after_silence(&self.connection, self.epoch) => alive?,
-            }
-        };
+        let event = self.recv.recv_message::<GenerateEvent>(self.epoch, Deadline::at(deadline));
+        let event = alive_while(&self.connection, self.epoch, event).await?.map_err(failed)?;
         match &event {
             GenerateEvent::Finished { choice, .. } => drop(self.running.remove(choice)),
             GenerateEvent::Failed { .. } => self.running.clear(),
@@ -146,6 +150,22 @@ impl Events for QuicEvents {
         let until = deadline.min(Instant::now() + END_CHOICE_TIMEOUT);
         if let Err(error) = self.send.send(self.epoch, &EndChoice { index: choice }, until).await {
             tracing::debug!(choice, %error, "the replica was not told that a choice has ended");
+        }
+    }
+}
+
+/// Does `work`, which waits for the replica to read, for as long as that shows signs of life.
+async fn alive_while<T>(
+    connection: &Connection,
+    epoch: Epoch,
+    work: impl Future<Output = T>,
+) -> Result<T, DispatchError> {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = work.as_mut() => return Ok(done),
+            alive = alive_after_silence(connection, epoch) => alive?,
         }
     }
 }

@@ -19,6 +19,7 @@ use super::admission::{Bounds, Gate, Places};
 use super::bundles::Bundles;
 use super::counters::{Counters, GatewayStats};
 use super::dispatch::Dispatch;
+use super::pictures::{Decoders, PictureMemory};
 use super::quic::QuicDispatch;
 use super::routes;
 use super::state::{App, unix_now};
@@ -116,6 +117,8 @@ impl Gateway {
             dispatch,
             places: Places::new(config.limits.requests_max),
             gate,
+            decoders: Decoders::new(),
+            picture_memory: PictureMemory::new(config.limits.picture_bytes_max),
             counters: Counters::default(),
             limits: config.limits,
             metrics: config.metrics,

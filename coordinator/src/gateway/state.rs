@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::body::{Body, Bytes};
+use protocol::PictureLimits;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +16,7 @@ use super::counters::Counters;
 use super::dispatch::Dispatch;
 use super::errors::{ApiError, quote};
 use super::fields::RawRequest;
+use super::pictures::{Decoders, Eyes, PictureMemory};
 use super::validate::ValidRequest;
 use crate::config::GatewayLimits;
 use crate::metrics::Picture;
@@ -27,6 +29,8 @@ pub(super) struct App {
     pub(super) dispatch: Arc<dyn Dispatch>,
     pub(super) places: Places,
     pub(super) gate: Gate,
+    pub(super) decoders: Decoders,
+    pub(super) picture_memory: PictureMemory,
     pub(super) counters: Counters,
     pub(super) limits: GatewayLimits,
     /// What is told of the cluster, where that is.
@@ -51,6 +55,11 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// How the model sees and what it may be shown; `None` where it reads text alone.
+    pub(super) fn eyes(&self) -> Option<(&Eyes, PictureLimits)> {
+        self.bundle.eyes.as_ref().zip(self.deployment.spec.pictures)
+    }
+
     /// Same value, same answer for the same seed: the model version and the precision of its weights.
     pub(super) fn fingerprint(&self) -> String {
         let spec = &self.deployment.spec;

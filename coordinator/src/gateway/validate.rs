@@ -2,6 +2,8 @@
 //!
 //! Invariant: whoever holds a [`ValidRequest`] need not check anything again; rank 0 will not refuse it.
 
+use std::time::Duration;
+
 use protocol::generate::{CHOICES_MAX, Grammar, SamplingParams};
 
 use super::admission::Demand;
@@ -9,6 +11,7 @@ use super::bundle::Bundle;
 use super::errors::ApiError;
 use super::fields::RawRequest;
 use super::output::OutputRules;
+use super::pictures::Shown;
 use super::prompt::{Echo, Prompt};
 use super::sampling::{Asked, sampling};
 use super::spoken::SpeechRules;
@@ -110,6 +113,14 @@ pub(super) struct Options {
 pub(super) struct Encoded {
     pub(super) ids: Vec<u32>,
     pub(super) echo: Option<Echo>,
+    pub(super) pictures: Shown,
+}
+
+impl Encoded {
+    /// A prompt of text alone.
+    pub(super) fn text(ids: Vec<u32>, echo: Option<Echo>) -> Self {
+        Self { ids, echo, pictures: Shown::default() }
+    }
 }
 
 impl Options {
@@ -127,6 +138,11 @@ impl Options {
     /// Whether prompts are to be repeated.
     pub(super) fn echo(&self) -> bool {
         self.style.echo
+    }
+
+    /// How long the request may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.terms.timeout
     }
 
     /// Joins prompts and options, and holds them to the context.
@@ -148,7 +164,7 @@ impl Options {
     }
 
     fn prompt(&self, prompt: Encoded, target: &Target) -> Result<Prompt, ApiError> {
-        let Encoded { ids, echo } = prompt;
+        let Encoded { ids, echo, pictures } = prompt;
         if ids.is_empty() {
             let (param, found) = ("prompt".to_owned(), "empty".to_owned());
             return Err(ApiError::InvalidValue { param, found, expected: "at least one token".to_owned() });
@@ -167,7 +183,7 @@ impl Options {
             let expected = format!("at most max_tokens, here {max_tokens}");
             return Err(ApiError::InvalidValue { param: "min_tokens".to_owned(), found, expected });
         }
-        Ok(Prompt { ids: ids.into(), max_tokens, echo })
+        Ok(Prompt { ids: ids.into(), max_tokens, echo, pictures })
     }
 }
 

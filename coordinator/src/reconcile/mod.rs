@@ -16,6 +16,7 @@ mod groups;
 mod nodes;
 mod observed;
 mod orders;
+mod pictures;
 mod placement;
 mod planner;
 mod seed;

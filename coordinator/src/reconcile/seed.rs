@@ -6,9 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::{DeploymentSpec, Generation, ModelRecord};
+use protocol::{DeploymentSpec, Generation, ModelRecord, PictureLimits};
+use sharding::{ModelSpec, checkpoint};
 use tokio::sync::OnceCell;
 
+use super::pictures;
 use crate::config::DeploymentSeed;
 use crate::raft::{Consensus, ProposeError};
 use crate::state::{ClusterState, Command, DeploymentCommand, Refused};
@@ -21,39 +23,46 @@ const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub(crate) struct RecordSource {
     seed: Arc<DeploymentSeed>,
-    record: Arc<OnceCell<ModelRecord>>,
+    read: Arc<OnceCell<ModelRead>>,
+}
+
+/// What was read of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ModelRead {
+    record: ModelRecord,
+    /// `None` where it reads text alone.
+    pictures: Option<PictureLimits>,
 }
 
 impl RecordSource {
     /// Nothing is read yet.
     #[must_use]
     pub(crate) fn new(seed: DeploymentSeed) -> Self {
-        Self { seed: Arc::new(seed), record: Arc::default() }
+        Self { seed: Arc::new(seed), read: Arc::default() }
     }
 
     /// Reads the model, once; a failure is tried again by the next caller.
     ///
     /// # Errors
     /// One line: what does not fit.
-    pub(crate) async fn record(&self) -> Result<&ModelRecord, String> {
+    pub(crate) async fn read(&self) -> Result<&ModelRead, String> {
         let read = || async {
-            let dir = self.seed.model_dir.clone();
-            let reading = tokio::task::spawn_blocking(move || sharding::checkpoint::model_record(&dir));
-            reading.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+            let seed = self.seed.clone();
+            tokio::task::spawn_blocking(move || ModelRead::of(&seed)).await.map_err(|e| e.to_string())?
         };
-        self.record.get_or_try_init(read).await
+        self.read.get_or_try_init(read).await
     }
 
     /// Brings the replicated state to the configuration, as the leader.
     pub(crate) async fn apply(&self, consensus: &Consensus) {
-        let record = self.record().await.cloned();
+        let read = self.read().await.cloned();
         let name = self.seed.name.as_str();
-        if let Err(reason) = &record {
+        if let Err(reason) = &read {
             tracing::error!(deployment = name, %reason, "the model cannot be read");
         }
         for _ in 0..ATTEMPTS_MAX {
             let state = Arc::clone(&consensus.applied().borrow().state);
-            let Some(command) = command(&self.seed, record.as_ref(), &state) else { return };
+            let Some(command) = command(&self.seed, read.as_ref(), &state) else { return };
             match consensus.propose_here(Command::Deployment(command), PROPOSE_TIMEOUT).await {
                 Ok(applied) => {
                     tracing::info!(deployment = name, ?applied, "the configured deployment is in the state");
@@ -69,16 +78,33 @@ impl RecordSource {
     }
 }
 
+impl ModelRead {
+    /// Blocking.
+    fn of(seed: &DeploymentSeed) -> Result<Self, String> {
+        let record = checkpoint::model_record(&seed.model_dir).map_err(|e| e.to_string())?;
+        let spec = ModelSpec::from_config_json(&record.config_json).map_err(|e| e.to_string())?;
+        let limits = |vision| {
+            let pixels = checkpoint::read_pixel_spec(&seed.model_dir, vision).map_err(|e| e.to_string())?;
+            pictures::limits(seed, &pixels)
+        };
+        let pictures = spec.vision.as_ref().map(limits).transpose()?;
+        if let Some(PictureLimits { pictures_max, pixels_max }) = pictures {
+            tracing::info!(deployment = %seed.name, model = %record.name, pictures_max, pixels_max, "the model takes pictures");
+        }
+        Ok(Self { record, pictures })
+    }
+}
+
 /// What to propose; `None` when the state is as configured.
 fn command(
     seed: &DeploymentSeed,
-    record: Result<&ModelRecord, &String>,
+    read: Result<&ModelRead, &String>,
     state: &ClusterState,
 ) -> Option<DeploymentCommand> {
     let name = seed.name.clone();
     let unreadable = state.unreadable.get(&name);
-    let model = match record {
-        Ok(record) => record.clone(),
+    let ModelRead { record: model, pictures } = match read {
+        Ok(read) => read.clone(),
         Err(reason) if unreadable == Some(reason) => return None,
         Err(reason) => return Some(DeploymentCommand::Unreadable { name, reason: Some(reason.clone()) }),
     };
@@ -97,6 +123,7 @@ fn command(
         context_tokens: seed.context_tokens,
         max_seqs: seed.max_seqs,
         step_tokens: seed.step_tokens,
+        pictures,
     };
     if present == Some(&spec) {
         return unreadable.map(|_| DeploymentCommand::Unreadable { name, reason: None });
@@ -105,13 +132,14 @@ fn command(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use protocol::Dtype;
 
     use super::*;
     use crate::state::fixtures::{spec, world};
 
-    fn seed() -> DeploymentSeed {
+    /// The configuration that gives [`spec`].
+    pub(in crate::reconcile) fn seed() -> DeploymentSeed {
         let spec = spec(2, 1);
         DeploymentSeed {
             name: spec.name,
@@ -125,12 +153,18 @@ mod tests {
             context_tokens: spec.context_tokens,
             max_seqs: spec.max_seqs,
             step_tokens: spec.step_tokens,
+            pictures_max: 10,
+            picture_pixels_max: None,
         }
     }
 
-    fn bring(state: &mut ClusterState, seed: &DeploymentSeed, record: Result<&ModelRecord, &String>) -> usize {
+    fn text_alone(record: ModelRecord) -> ModelRead {
+        ModelRead { record, pictures: None }
+    }
+
+    fn bring(state: &mut ClusterState, seed: &DeploymentSeed, read: Result<&ModelRead, &String>) -> usize {
         let mut changes = 0;
-        while let Some(change) = command(seed, record, state) {
+        while let Some(change) = command(seed, read, state) {
             state.apply(Command::Deployment(change)).expect("planned against this state");
             changes += 1;
             assert!(changes < 5, "no end of changes");
@@ -140,28 +174,31 @@ mod tests {
 
     #[test]
     fn the_state_is_brought_to_the_configuration_once_and_again_when_that_changes() {
-        let record = spec(2, 1).model;
+        let read = text_alone(spec(2, 1).model);
         let mut state = ClusterState::default();
-        assert_eq!(bring(&mut state, &seed(), Ok(&record)), 1);
-        assert_eq!(bring(&mut state, &seed(), Ok(&record)), 0);
+        assert_eq!(bring(&mut state, &seed(), Ok(&read)), 1);
+        assert_eq!(bring(&mut state, &seed(), Ok(&read)), 0);
         let other = DeploymentSeed { tp: world(1), ..seed() };
-        assert_eq!(bring(&mut state, &other, Ok(&record)), 1);
+        assert_eq!(bring(&mut state, &other, Ok(&read)), 1);
         assert_eq!(state.deployments["nano"].spec.generation, Generation(2));
-        let newer = ModelRecord { digest: "11".repeat(32), ..record };
+        let newer = text_alone(ModelRecord { digest: "11".repeat(32), ..read.record });
         assert_eq!(bring(&mut state, &other, Ok(&newer)), 1);
-        assert_eq!(state.deployments["nano"].spec.model, newer);
+        assert_eq!(state.deployments["nano"].spec.model, newer.record);
+        let sees = ModelRead { pictures: Some(PictureLimits { pictures_max: 10, pixels_max: 20_000 }), ..newer };
+        assert_eq!(bring(&mut state, &other, Ok(&sees)), 1);
+        assert_eq!(state.deployments["nano"].spec.pictures, sees.pictures);
     }
 
     #[test]
     fn an_unreadable_model_is_said_and_taken_back_and_what_runs_stays() {
-        let record = spec(2, 1).model;
+        let read = text_alone(spec(2, 1).model);
         let mut state = ClusterState::default();
-        bring(&mut state, &seed(), Ok(&record));
+        bring(&mut state, &seed(), Ok(&read));
         let gone = "no such directory".to_owned();
         assert_eq!(bring(&mut state, &seed(), Err(&gone)), 1);
         assert_eq!(state.unreadable["nano"], gone);
         assert_eq!(state.deployments["nano"].spec.generation, Generation(1));
-        assert_eq!(bring(&mut state, &seed(), Ok(&record)), 1);
+        assert_eq!(bring(&mut state, &seed(), Ok(&read)), 1);
         assert!(state.unreadable.is_empty());
     }
 }

@@ -43,6 +43,7 @@ pub(crate) fn spec(tp: u16, replicas: u16) -> DeploymentSpec {
         context_tokens: Some(128),
         max_seqs: 4,
         step_tokens: 64,
+        pictures: None,
     }
 }
 

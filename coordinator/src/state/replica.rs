@@ -27,13 +27,13 @@ impl Replica {
         }
     }
 
-    /// Whether its groups are what `spec` wants: nothing but the generation, the number of replicas and the served
-    /// names may differ.
+    /// Whether its groups are what `spec` wants: nothing but what a gateway alone reads (the served names, the limits
+    /// of pictures), the generation and the number of replicas may differ.
     #[must_use]
     pub fn runs(&self, spec: &DeploymentSpec) -> bool {
         let (generation, replicas) = (spec.generation, spec.replicas);
-        let served_names = spec.served_names.clone();
-        DeploymentSpec { generation, replicas, served_names, ..self.spec.clone() } == *spec
+        let (served_names, pictures) = (spec.served_names.clone(), spec.pictures);
+        DeploymentSpec { generation, replicas, served_names, pictures, ..self.spec.clone() } == *spec
     }
 
     /// Whether the group that exists now has a rank on `node`.

@@ -182,5 +182,7 @@ fn seed_of_nothing() -> DeploymentSeed {
         context_tokens: None,
         max_seqs: 1,
         step_tokens: 16,
+        pictures_max: 10,
+        picture_pixels_max: None,
     }
 }

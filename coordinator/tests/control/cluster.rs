@@ -184,6 +184,7 @@ pub(crate) fn spec(name: &str, tp: u16) -> DeploymentSpec {
         context_tokens: Some(128),
         max_seqs: 4,
         step_tokens: 64,
+        pictures: None,
     }
 }
 

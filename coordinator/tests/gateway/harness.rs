@@ -11,14 +11,16 @@ use http_body_util::Full;
 use hyper::Request;
 use hyper::body::Bytes;
 use protocol::plan::RankAddr;
-use protocol::{DeploymentSpec, Dtype, Epoch, Generation, ModelRecord, NodeId, Rank, ReplicaId, WorldSize};
+use protocol::{
+    DeploymentSpec, Dtype, Epoch, Generation, ModelRecord, NodeId, PictureLimits, Rank, ReplicaId, WorldSize,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Open, Told, soon};
-use crate::files::{config_json, write_model};
+use crate::files::{config_json, nano, write_model};
 use crate::scripted::{Scripted, Seen, Step};
 
 /// A gateway and what it stands on.
@@ -27,6 +29,8 @@ pub(crate) struct Harness {
     pub(crate) view: watch::Sender<Arc<ClusterView>>,
     pub(crate) seen: Seen,
     pub(crate) dir: TempDir,
+    /// Whether it serves the project's own model, which sees, in place of the tiny one.
+    sees: bool,
 }
 
 /// Longest context of the tiny model's replicas, tokens.
@@ -52,6 +56,18 @@ impl Harness {
         harness
     }
 
+    /// As [`Self::with`], with the project's own model under the same names.
+    pub(crate) async fn seeing(
+        scripts: Vec<Result<Vec<Step>, DispatchError>>,
+        replicas: u64,
+        limits: GatewayLimits,
+    ) -> Self {
+        let harness = Self { sees: true, ..Self::unready(scripts, limits).await };
+        harness.serve(replicas);
+        harness.until_ready().await;
+        harness
+    }
+
     /// No state applied yet.
     pub(crate) async fn unready(scripts: Vec<Result<Vec<Step>, DispatchError>>, limits: GatewayLimits) -> Self {
         Self::over(Scripted::new(scripts), limits).await
@@ -64,7 +80,7 @@ impl Harness {
         let (view, receiver) = watch::channel(Arc::new(ClusterView::default()));
         let config = GatewayConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), limits, metrics: None };
         let gateway = Gateway::start_over(config, receiver, scripted, CancellationToken::new()).await.unwrap();
-        Self { gateway, view, seen, dir }
+        Self { gateway, view, seen, dir, sees: false }
     }
 
     /// Publishes the tiny model's deployment with so many ready replicas.
@@ -72,9 +88,9 @@ impl Harness {
         self.publish(self.deployment(replicas), vec![]);
     }
 
-    /// The tiny model's deployment with so many ready replicas.
+    /// The model's deployment with so many ready replicas.
     pub(crate) fn deployment(&self, replicas: u64) -> ServedDeployment {
-        deployment(self.dir.path().to_str().unwrap(), replicas)
+        if self.sees { seeing(replicas) } else { deployment(self.dir.path().to_str().unwrap(), replicas) }
     }
 
     /// Publishes that this is served, and these groups finish what they have.
@@ -145,6 +161,7 @@ pub(crate) fn deployment(dir: &str, replicas: u64) -> ServedDeployment {
         context_tokens: None,
         max_seqs: 4,
         step_tokens: 64,
+        pictures: None,
     };
     let addr = SocketAddr::from(([127, 0, 0, 1], 1));
     let ready = |n| ReadyReplica {
@@ -155,4 +172,19 @@ pub(crate) fn deployment(dir: &str, replicas: u64) -> ServedDeployment {
         leader: RankAddr::new(Rank(0), NodeId::new("node-1").unwrap(), addr, addr),
     };
     ServedDeployment { spec, replicas: (1..=replicas).map(ready).collect() }
+}
+
+/// Longest context of the project's own model's replicas, tokens.
+pub(crate) const SEEING_CONTEXT: u32 = 1024;
+
+/// A deployment of the project's own model, with its own limits of pictures.
+pub(crate) fn seeing(replicas: u64) -> ServedDeployment {
+    let config_json = std::fs::read_to_string(nano().join("config.json")).unwrap();
+    let mut served = deployment(nano().to_str().unwrap(), replicas);
+    served.spec.model.config_json = config_json;
+    served.spec.pictures = Some(PictureLimits { pictures_max: 10, pixels_max: 172_480 });
+    for replica in &mut served.replicas {
+        replica.context_tokens = SEEING_CONTEXT;
+    }
+    served
 }

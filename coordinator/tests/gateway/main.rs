@@ -12,6 +12,8 @@ mod files;
 mod harness;
 mod lifecycle;
 mod model;
+mod phone;
+mod pictures;
 mod quic;
 mod scripted;
 mod stream;

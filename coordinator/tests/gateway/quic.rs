@@ -8,6 +8,7 @@ use coordinator::gateway::{Gateway, GatewayConfig};
 use coordinator::view::{ClusterView, ReadyReplica, ServedDeployment};
 use protocol::frame::{Ping, Refusal, RefusalCode};
 use protocol::generate::{Choice, EndChoice, FinishReason, GenerateEvent, GenerateRequest, TokenOutput};
+use protocol::picture::Picture;
 use protocol::plan::RankAddr;
 use protocol::{ClusterId, Epoch, Identity, NodeId, Rank, ReplicaId, Role};
 use serde_json::{Value, json};
@@ -19,7 +20,8 @@ use transport::{ClusterCa, Connection, Endpoint, NodeIdentity, RecvStream, SendS
 use crate::chat::{hi_ids, hi_with};
 use crate::client::{Open, PATIENCE, Told, soon};
 use crate::files::{ids, write_model};
-use crate::harness::{deployment, post};
+use crate::harness::{deployment, post, seeing};
+use crate::pictures::{chat, data_url, part};
 
 const EPOCH: Epoch = Epoch(3);
 
@@ -30,6 +32,7 @@ struct Cluster {
     view: watch::Sender<Arc<ClusterView>>,
     rank0: Endpoint,
     dir: TempDir,
+    sees: bool,
 }
 
 fn loopback() -> SocketAddr {
@@ -48,6 +51,11 @@ fn node_endpoint(ca: &ClusterCa, name: &str) -> Endpoint {
 impl Cluster {
     /// Ready, with the gateway's connection to rank 0.
     async fn new() -> (Self, Connection) {
+        Self::serving(false).await
+    }
+
+    /// Ready, with the project's own model, which sees, or the tiny one.
+    async fn serving(sees: bool) -> (Self, Connection) {
         let ca = ClusterCa::create(ClusterId::from_bytes([7; 16])).unwrap();
         let rank0 = node_endpoint(&ca, "node-1");
         let ours = Endpoint::bind(loopback(), &identity(&ca, Role::Coordinator, "c-1"), &[]).unwrap();
@@ -56,7 +64,7 @@ impl Cluster {
         let gateway = Gateway::start(config, receiver, ours, CancellationToken::new()).await.unwrap();
         let dir = tempfile::tempdir().unwrap();
         write_model(dir.path());
-        let cluster = Self { ca, gateway, view, rank0, dir };
+        let cluster = Self { ca, gateway, view, rank0, dir, sees };
         cluster.serve(EPOCH, cluster.rank0.local_addr(), "node-1");
         // Ready dials rank 0, so somebody must accept meanwhile.
         let ready = async {
@@ -73,7 +81,8 @@ impl Cluster {
     fn serve(&self, epoch: Epoch, serve: SocketAddr, node: &str) {
         let leader = RankAddr::new(Rank(0), NodeId::new(node).unwrap(), serve, serve);
         let replica = ReadyReplica { replica: ReplicaId(1), epoch, context_tokens: 256, kv_tokens: 4096, leader };
-        let spec = deployment(self.dir.path().to_str().unwrap(), 0).spec;
+        let served = if self.sees { seeing(0) } else { deployment(self.dir.path().to_str().unwrap(), 0) };
+        let spec = served.spec;
         let deployment = Arc::new(ServedDeployment { spec, replicas: vec![replica] });
         self.view.send_replace(Arc::new(ClusterView {
             applied_index: 1,
@@ -130,6 +139,30 @@ async fn requests_share_one_connection_to_rank_0() {
     let (_, mut send, _recv) = request(&connection).await;
     answer(&mut send, &[tokens(&ids("ok")), GenerateEvent::Finished { choice: 0, reason: FinishReason::Length }]).await;
     assert_eq!(soon(second).await.unwrap().chunks().len(), 3);
+}
+
+#[tokio::test]
+async fn the_levels_of_pictures_follow_the_request_on_its_stream() {
+    let (cluster, connection) = Cluster::serving(true).await;
+    let body = chat(&[part(data_url("goldens/images/img_a.png")), part(data_url("goldens/images/img_d.png"))]);
+    let asked = cluster.ask(&body);
+    let (generate, mut send, mut recv) = request(&connection).await;
+    for place in &generate.pictures {
+        let picture = recv.recv_message::<Picture>(EPOCH, PATIENCE).await.unwrap();
+        assert_eq!(picture.rgb.len(), place.size.rgb_bytes());
+    }
+    assert_eq!(generate.pictures.len(), 2);
+    answer(&mut send, &[tokens(&[4092]), GenerateEvent::Finished { choice: 0, reason: FinishReason::Length }]).await;
+    assert_eq!(soon(asked).await.unwrap().status, 200);
+
+    // Whoever refuses by the request alone reads no picture.
+    let asked = cluster.ask(&body);
+    let (_, mut send, recv) = request(&connection).await;
+    drop(recv);
+    let refusal = Refusal { code: RefusalCode::BadRequest, detail: "no eyes".to_owned() };
+    send.refuse(EPOCH, &refusal, PATIENCE).await.unwrap();
+    let told = soon(asked).await.unwrap();
+    assert_eq!((told.status.as_u16(), told.error()["message"].as_str()), (400, Some("no eyes")));
 }
 
 #[tokio::test]

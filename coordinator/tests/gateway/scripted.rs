@@ -9,6 +9,7 @@ use coordinator::gateway::dispatch::{Dispatch, DispatchError, Events};
 use coordinator::view::ReadyReplica;
 use protocol::ReplicaId;
 use protocol::generate::{FinishReason, GenerateEvent, GenerateRequest, TokenLogprobs, TokenOutput};
+use protocol::picture::Picture;
 use tokio::sync::{mpsc, watch};
 
 /// One thing that happens on a replica's stream.
@@ -77,6 +78,7 @@ enum Scripts {
 pub(crate) struct Scripted {
     scripts: Mutex<Scripts>,
     requests: mpsc::Sender<(ReplicaId, GenerateRequest)>,
+    pictures: mpsc::Sender<Vec<Picture>>,
     cancelled: watch::Sender<usize>,
     ended: mpsc::Sender<u16>,
     reachable: watch::Receiver<bool>,
@@ -85,6 +87,8 @@ pub(crate) struct Scripted {
 /// What the replica saw.
 pub(crate) struct Seen {
     pub(crate) requests: mpsc::Receiver<(ReplicaId, GenerateRequest)>,
+    /// The levels that came with each request that has pictures.
+    pub(crate) pictures: mpsc::Receiver<Vec<Picture>>,
     /// How many streams were dropped before their end.
     pub(crate) cancelled: watch::Receiver<usize>,
     /// Choices that the gateway ended.
@@ -105,12 +109,18 @@ impl Scripted {
 
     fn over(scripts: Scripts) -> (Arc<Self>, Seen) {
         let (requests, seen_requests) = mpsc::channel(1024);
+        let (pictures, seen_pictures) = mpsc::channel(64);
         let (cancelled, seen_cancelled) = watch::channel(0);
         let (ended, seen_ended) = mpsc::channel(1024);
         let (set_reachable, reachable) = watch::channel(true);
-        let scripted = Self { scripts: Mutex::new(scripts), requests, cancelled, ended, reachable };
-        let seen =
-            Seen { requests: seen_requests, cancelled: seen_cancelled, ended: seen_ended, reachable: set_reachable };
+        let scripted = Self { scripts: Mutex::new(scripts), requests, pictures, cancelled, ended, reachable };
+        let seen = Seen {
+            requests: seen_requests,
+            pictures: seen_pictures,
+            cancelled: seen_cancelled,
+            ended: seen_ended,
+            reachable: set_reachable,
+        };
         (Arc::new(scripted), seen)
     }
 }
@@ -121,9 +131,13 @@ impl Dispatch for Scripted {
         &self,
         replica: &ReadyReplica,
         request: &GenerateRequest,
+        pictures: &[Picture],
         _: Instant,
     ) -> Result<Box<dyn Events>, DispatchError> {
         self.requests.try_send((replica.replica, request.clone())).expect("the test has room for it");
+        if !pictures.is_empty() {
+            self.pictures.try_send(pictures.to_vec()).expect("the test has room for it");
+        }
         let script = {
             match &mut *self.scripts.lock().unwrap() {
                 Scripts::List(scripts) if scripts.len() > 1 => scripts.pop_front().expect("there are more"),

@@ -37,6 +37,7 @@ fn deployment() -> DeploymentSpec {
         context_tokens: None,
         max_seqs: 4,
         step_tokens: 64,
+        pictures: None,
     }
 }
 

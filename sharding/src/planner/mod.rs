@@ -16,7 +16,8 @@ pub use budget::{budget, kv_bytes_per_token, prompt_rows_max, weight_bytes};
 pub use cut::{CutError, Shares, check_plan, cuts, head_cols, mlp_atoms, mlp_cols};
 pub use error::PlanError;
 pub use request::{
-    BLOCK_TOKENS, CONTEXT_TOKENS_DEFAULT_MAX, KV_TOKENS_DEFAULT_MAX, NodeCapacity, PICTURE_PATCHES_MAX, PlanRequest,
+    BLOCK_TOKENS, CONTEXT_TOKENS_DEFAULT_MAX, CONTEXT_TOKENS_SEEING_MAX, KV_TOKENS_DEFAULT_MAX, NodeCapacity,
+    PICTURE_PATCHES_MAX, PlanRequest,
 };
 pub use table::MemoryTable;
 

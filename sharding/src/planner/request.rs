@@ -11,6 +11,8 @@ use crate::spec::ModelSpec;
 pub const BLOCK_TOKENS: u32 = 16;
 /// The default longest context is the model's own, at most this many tokens: longer ones are asked for.
 pub const CONTEXT_TOKENS_DEFAULT_MAX: u32 = 32_768;
+/// As [`CONTEXT_TOKENS_DEFAULT_MAX`], for a model that sees: what the phone agent's own servers are started with.
+pub const CONTEXT_TOKENS_SEEING_MAX: u32 = 25_480;
 /// The default KV cache holds four contexts, at most this many tokens (but one context always).
 pub const KV_TOKENS_DEFAULT_MAX: u32 = 65_536;
 /// Patches of the largest picture that a plan leaves memory for: 5,000,000 pixels over two frames, which is what the phone
@@ -40,8 +42,8 @@ pub struct PlanRequest<'a> {
     /// KV cache, tokens. `None`: four contexts, at most [`KV_TOKENS_DEFAULT_MAX`], and less where memory is short, but
     /// one context always.
     pub kv_tokens: Option<u32>,
-    /// Longest context, tokens. `None`: the model's own, at most [`CONTEXT_TOKENS_DEFAULT_MAX`], and at most what the
-    /// KV cache holds where that was said.
+    /// Longest context, tokens. `None`: the model's own, at most [`CONTEXT_TOKENS_DEFAULT_MAX`] ([`CONTEXT_TOKENS_SEEING_MAX`]
+    /// where it sees), and at most what the KV cache holds where that was said.
     pub context_tokens: Option<u32>,
     /// Most tokens in one step.
     pub step_tokens: u32,
@@ -90,7 +92,8 @@ impl PlanRequest<'_> {
             }
             (Some(asked), _) => Ok(asked),
             (None, kv) => {
-                let own = spec.max_position_embeddings.min(CONTEXT_TOKENS_DEFAULT_MAX);
+                let most = if spec.vision.is_some() { CONTEXT_TOKENS_SEEING_MAX } else { CONTEXT_TOKENS_DEFAULT_MAX };
+                let own = spec.max_position_embeddings.min(most);
                 Ok(kv.map_or(own, |kv| own.min(kv)))
             }
         }

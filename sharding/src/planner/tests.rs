@@ -51,6 +51,29 @@ fn ranks_spread_over_nodes_and_share_them_where_memory_asks_for_it() {
 }
 
 #[test]
+fn a_model_that_sees_has_the_phone_agents_context_where_nothing_is_said() {
+    let nodes = nodes(&[1 << 40]);
+    let sees = |max: u32| {
+        let text = format!(
+            r#"{{"architectures": ["Glm4vForConditionalGeneration"], "image_token_id": 7,
+            "text_config": {{"vocab_size": 2048, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4,
+                "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": {max},
+                "rope_scaling": {{"mrope_section": [1, 1, 2]}}}},
+            "vision_config": {{"depth": 2, "hidden_size": 64, "num_heads": 4, "intermediate_size": 352,
+                "out_hidden_size": 128}}}}"#
+        );
+        ModelSpec::from_config_json(&text).expect("a legal configuration")
+    };
+    let context = |max, asked| {
+        let request = PlanRequest { context_tokens: asked, ..request(1, &nodes) };
+        plan(&sees(max), &request).expect("fits").context_tokens
+    };
+    assert_eq!(context(65_536, None), CONTEXT_TOKENS_SEEING_MAX);
+    assert_eq!(context(8192, None), 8192);
+    assert_eq!(context(65_536, Some(65_536)), 65_536);
+}
+
+#[test]
 fn the_default_cache_holds_four_contexts_within_its_bound() {
     let nodes = nodes(&[1 << 40]);
     let plan1 = plan(&spec(), &request(1, &nodes)).expect("fits");
