@@ -118,7 +118,11 @@ impl Consensus {
     ) -> Result<Self, ConsensusError> {
         let raft_config = Arc::new(raft_config(config.timings)?);
         let dir = config.dir.to_owned();
-        let open = move || Ok::<_, ConsensusError>((LogStore::open(&dir)?, StateMachine::open(&dir)?));
+        let open = move || {
+            let log = LogStore::open(&dir)?;
+            let state_machine = StateMachine::open(&dir, log.purged()?)?;
+            Ok::<_, ConsensusError>((log, state_machine))
+        };
         let (log, state_machine) =
             tokio::task::spawn_blocking(open).await.expect("opening stores does not panic, and is never aborted")?;
         let applied = state_machine.subscribe();

@@ -5,20 +5,26 @@
 //! coordinator and is named. What is only an optimisation (the committed index, purging) waits for the next fsync.
 
 use std::fmt::Debug;
-use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fs, io};
 
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{AnyError, OptionalSend, RaftLogReader};
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
 use serde::de::DeserializeOwned;
 
 use super::codec::{self, CodecError};
+use super::snapshot::write_durably;
 use super::type_config::{Entry, LogId, StorageError, StorageIOError, TypeConfig, Vote};
 
 const FILE: &str = "raft.redb";
+/// Says that there was a log here once: one that is gone took its votes along.
+const BEGUN: &str = "raft.begun";
+const BEGUN_TEMPORARY: &str = "raft.begun.tmp";
 /// Entries by index.
 const LOG: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("log");
 /// Single records by name.
@@ -45,6 +51,12 @@ pub enum LogError {
         path: PathBuf,
         /// What redb says.
         source: Box<redb::Error>,
+    },
+    /// There was a log, and there is none.
+    #[error("raft log {path} is missing or empty; {REPLACE}")]
+    Gone {
+        /// The file.
+        path: PathBuf,
     },
     /// A record was changed since it was written.
     #[error("raft log {path}: {record} is damaged ({source}); {REPLACE}")]
@@ -80,18 +92,35 @@ impl LogStore {
     /// [`LogError`]: the file or the record that is wrong, and what to do.
     pub(super) fn open(dir: &Path) -> Result<Self, LogError> {
         let path = dir.join(FILE);
-        let file = |source: redb::Error| LogError::File { path: path.clone(), source: Box::new(source) };
+        let io = |source| LogError::File { path: path.clone(), source: Box::new(redb::Error::Io(source)) };
+        let begun = fs::exists(dir.join(BEGUN)).map_err(io)?;
+        if begun && !fs::metadata(&path).is_ok_and(|file| file.len() > 0) {
+            return Err(LogError::Gone { path });
+        }
+        let store = Self::over(&path, |builder| builder.create(&path))?;
+        if !begun {
+            write_durably(dir, BEGUN_TEMPORARY, BEGUN, b"").map_err(io)?;
+        }
+        Ok(store)
+    }
+
+    /// The same on whatever disk `create` knows; `path` is its name in errors.
+    pub(super) fn over(
+        path: &Path,
+        create: impl FnOnce(&Builder) -> Result<Database, DatabaseError>,
+    ) -> Result<Self, LogError> {
+        let file = |source: redb::Error| LogError::File { path: path.to_owned(), source: Box::new(source) };
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
-        let db = builder.create(&path).map_err(|e| file(e.into()))?;
-        let store = Self { db: Arc::new(db), path: Arc::new(path.clone()) };
+        let db = create(&builder).map_err(|e| file(e.into()))?;
+        let store = Self { db: Arc::new(db), path: Arc::new(path.to_owned()) };
         store.create_tables().map_err(file)?;
         store.check()?;
         Ok(store)
     }
 
     fn create_tables(&self) -> Result<(), redb::Error> {
-        let tx = self.db.begin_write()?;
+        let tx = begin(&self.db, Durability::Immediate)?;
         tx.open_table(LOG)?;
         tx.open_table(META)?;
         Ok(tx.commit()?)
@@ -100,7 +129,7 @@ impl LogStore {
     fn check(&self) -> Result<(), LogError> {
         self.meta::<Vote>(VOTE)?;
         self.meta::<LogId>(COMMITTED)?;
-        let mut expected = self.meta::<LogId>(PURGED)?.map(|id| id.index + 1);
+        let mut expected = self.purged()?.map(|id| id.index + 1);
         for entry in self.entries(0..)? {
             let index = entry.log_id.index;
             if expected.is_some_and(|e| e != index) {
@@ -109,6 +138,14 @@ impl LogStore {
             expected = Some(index + 1);
         }
         Ok(())
+    }
+
+    /// The last entry that was dropped because a snapshot has it.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub(super) fn purged(&self) -> Result<Option<LogId>, LogError> {
+        self.meta(PURGED)
     }
 
     fn meta<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, LogError> {
@@ -160,8 +197,7 @@ impl LogStore {
     {
         let db = Arc::clone(&self.db);
         let commit = move || {
-            let mut tx = db.begin_write()?;
-            tx.set_durability(durability)?;
+            let tx = begin(&db, durability)?;
             f(&tx)?;
             Ok(tx.commit()?)
         };
@@ -195,7 +231,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
         let read = |e: LogError| StorageError::from(StorageIOError::read_logs(AnyError::new(&e)));
-        let last_purged_log_id = self.meta::<LogId>(PURGED).map_err(read)?;
+        let last_purged_log_id = self.purged().map_err(read)?;
         let last_log_id = self.last().map_err(read)?.or(last_purged_log_id);
         Ok(LogState { last_purged_log_id, last_log_id })
     }
@@ -265,6 +301,15 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             .await;
         wrote.map_err(|e| StorageIOError::write_logs(AnyError::new(&e)).into())
     }
+}
+
+/// A commit in one phase cannot be told from a torn one once a byte of it has changed: opening would silently go back to the
+/// commit before. After one in two phases it is damage, and is refused.
+fn begin(db: &Database, durability: Durability) -> Result<WriteTransaction, redb::Error> {
+    let mut tx = db.begin_write()?;
+    tx.set_durability(durability)?;
+    tx.set_two_phase_commit(true);
+    Ok(tx)
 }
 
 fn remove(tx: &WriteTransaction, range: impl RangeBounds<u64>) -> Result<(), redb::Error> {

@@ -5,6 +5,8 @@
 
 pub(crate) mod codec;
 mod consensus;
+#[cfg(test)]
+mod crash;
 mod error;
 mod links;
 mod log_store;

@@ -29,6 +29,16 @@ pub enum SnapshotError {
         /// Its reason.
         source: io::Error,
     },
+    /// The log has dropped what only a snapshot has, and that is not there.
+    #[error("snapshot {path} ends at entry {last}, and the log has dropped entries up to {purged}; {REPLACE}")]
+    Behind {
+        /// The file.
+        path: PathBuf,
+        /// Its last entry; 0 where there is no snapshot.
+        last: u64,
+        /// The last entry that is not in the log any more.
+        purged: u64,
+    },
     /// The file was changed since it was written.
     #[error("snapshot {path} is damaged ({source}); {REPLACE}")]
     Damaged {

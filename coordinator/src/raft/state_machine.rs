@@ -44,16 +44,21 @@ struct Inner {
 }
 
 impl StateMachine {
-    /// Starts from the newest snapshot in `dir`, or from nothing. Blocks on the disk.
+    /// Starts from the newest snapshot in `dir`, or from nothing where the log has dropped nothing (`purged`). Blocks on the
+    /// disk.
     ///
     /// # Errors
-    /// [`SnapshotError`]: a snapshot that cannot be read, and what to do.
-    pub(super) fn open(dir: &Path) -> Result<Self, SnapshotError> {
+    /// [`SnapshotError`]: a snapshot that cannot be read or is missing, and what to do.
+    pub(super) fn open(dir: &Path, purged: Option<LogId>) -> Result<Self, SnapshotError> {
         let mut inner = Inner::default();
         if let Some(stored) = snapshot::load(dir)? {
             let damaged = |source| SnapshotError::Damaged { path: dir.join("snapshot"), source };
             inner.state = Arc::new(codec::decode(&stored.data).map_err(damaged)?);
             inner.install(stored);
+        }
+        if let Some(purged) = purged.filter(|purged| inner.last_applied < Some(*purged)) {
+            let last = inner.last_applied.map_or(0, |id| id.index);
+            return Err(SnapshotError::Behind { path: dir.join("snapshot"), last, purged: purged.index });
         }
         let published = Arc::new(watch::Sender::new(inner.published()));
         Ok(Self { dir: Arc::new(dir.to_owned()), inner: Arc::new(Mutex::new(inner)), published })
