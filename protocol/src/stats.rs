@@ -71,6 +71,14 @@ pub struct EngineStats {
     pub prefix_cache_hits: u64,
     /// Cached blocks that gave way to others.
     pub prefix_cache_evictions: u64,
+    /// Pictures that requests brought.
+    pub picture_queries: u64,
+    /// Those of them whose embeddings were there, or on their way for another request.
+    pub picture_hits: u64,
+    /// Pictures encoded.
+    pub pictures_encoded: u64,
+    /// Kept embeddings that gave way to others.
+    pub picture_evictions: u64,
     /// How often a sequence had to give its blocks back.
     pub preemptions: u64,
     /// Choices that ended with a stop id, or a stop string found by the gateway.

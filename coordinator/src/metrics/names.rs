@@ -72,6 +72,14 @@ metrics! {
     PREFIX_CACHE_HITS = counter("vllm:prefix_cache_hits_total", ENGINE, "Tokens found in the prefix cache.");
     /// Prefix cache.
     PREFIX_CACHE_EVICTIONS = counter("shardglm_prefix_cache_evictions_total", ENGINE, "Cached KV blocks that gave way to others.");
+    /// Pictures.
+    PICTURE_QUERIES = counter("shardglm_picture_queries_total", ENGINE, "Pictures that requests brought.");
+    /// Pictures.
+    PICTURE_HITS = counter("shardglm_picture_hits_total", ENGINE, "Pictures whose embeddings were there, or on their way for another request.");
+    /// Pictures.
+    PICTURES_ENCODED = counter("shardglm_pictures_encoded_total", ENGINE, "Pictures encoded.");
+    /// Pictures.
+    PICTURE_EVICTIONS = counter("shardglm_picture_evictions_total", ENGINE, "Kept embeddings of pictures that gave way to others.");
     /// Latency.
     TIME_TO_FIRST_TOKEN = histogram("vllm:time_to_first_token_seconds", ENGINE, "From a request's arrival at the engine to its first token.");
     /// Latency.

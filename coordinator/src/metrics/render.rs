@@ -135,6 +135,10 @@ fn families_of_stats(stats: &EngineStats, labels: &[&str; 2], families: &mut Fam
         (names::PREFIX_CACHE_QUERIES, stats.prefix_cache_queries),
         (names::PREFIX_CACHE_HITS, stats.prefix_cache_hits),
         (names::PREFIX_CACHE_EVICTIONS, stats.prefix_cache_evictions),
+        (names::PICTURE_QUERIES, stats.picture_queries),
+        (names::PICTURE_HITS, stats.picture_hits),
+        (names::PICTURES_ENCODED, stats.pictures_encoded),
+        (names::PICTURE_EVICTIONS, stats.picture_evictions),
     ] {
         families.add(metric, labels, value as f64);
     }

@@ -4,8 +4,12 @@
 //! the block's end. Invariant: two keys are equal only where the contents are; whoever chooses prompts would have to
 //! break SHA-256 to read another's block.
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use kernels::BLOCK_TOKENS;
+
+use super::picture::PromptPicture;
 
 /// The name of a prefix of whole blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,21 +54,24 @@ impl PrefixKey {
 #[derive(Debug, Clone)]
 pub(super) struct PrefixChain {
     root: PrefixKey,
+    pictures: Arc<[PromptPicture]>,
     keys: Vec<PrefixKey>,
 }
 
 impl PrefixChain {
-    /// A chain that starts at `root`.
-    pub(super) fn new(root: PrefixKey) -> Self {
-        Self { root, keys: Vec::new() }
+    /// A chain that starts at `root`, of a sequence in whose prompt these pictures stand.
+    pub(super) fn new(root: PrefixKey, pictures: Arc<[PromptPicture]>) -> Self {
+        Self { root, pictures, keys: Vec::new() }
     }
 
     /// Keys of the first `blocks` blocks of `tokens`, which fill them.
     pub(super) fn first(&mut self, blocks: usize, tokens: &[u32]) -> &[PrefixKey] {
         let (full, _) = tokens.as_chunks::<BLOCK_TOKENS>();
         while self.keys.len() < blocks {
-            let parent = self.keys.last().unwrap_or(&self.root);
-            self.keys.push(parent.child(&full[self.keys.len()], &[]));
+            let (parent, at) = (self.keys.last().unwrap_or(&self.root), self.keys.len());
+            let (first, end) = (at * BLOCK_TOKENS, (at + 1) * BLOCK_TOKENS);
+            let pictures: Vec<u8> = self.pictures.iter().filter_map(|p| p.content_of(first, end)).flatten().collect();
+            self.keys.push(parent.child(&full[at], &pictures));
         }
         &self.keys[..blocks]
     }
@@ -99,7 +106,7 @@ mod tests {
     #[test]
     fn a_chain_gives_the_same_keys_whenever_it_is_asked() {
         let tokens: Vec<u32> = (0..70).collect();
-        let mut chain = PrefixChain::new(PrefixKey::root("model", ""));
+        let mut chain = PrefixChain::new(PrefixKey::root("model", ""), Arc::default());
         let two = chain.first(2, &tokens).to_vec();
         assert_eq!(chain.first(4, &tokens)[..2], two);
         assert_eq!(chain.first(1, &tokens), &two[..1]);

@@ -2,14 +2,23 @@
 //!
 //! Not here: how tokens are chosen.
 
+use std::sync::Arc;
+
 use protocol::SeqId;
 use protocol::generate::{FinishReason, Priority};
+
+use super::picture::PromptPicture;
+
+/// Tokens that an answer is taken to have, where more are allowed, to tell how much work waits.
+pub(super) const ANSWER_TOKENS_EXPECTED: usize = 256;
 
 /// A request for one or several answers to a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewRequest {
     /// The prompt's tokens; at least one.
     pub prompt: Vec<u32>,
+    /// The pictures that stand in it, in order. The ranks have them by the first step that the request is in.
+    pub pictures: Arc<[PromptPicture]>,
     /// One entry a choice: output tokens that an earlier attempt produced. They count as output.
     pub choices: Vec<Vec<u32>>,
     /// Most output tokens of a choice, resumed ones included.
@@ -32,6 +41,7 @@ impl NewRequest {
     pub fn new(prompt: Vec<u32>, max_tokens: u32) -> Self {
         Self {
             prompt,
+            pictures: Arc::default(),
             choices: vec![Vec::new()],
             max_tokens,
             min_tokens: 0,
@@ -59,9 +69,42 @@ impl NewRequest {
         (full && !self.wants_prompt_only()).then_some(FinishReason::Length)
     }
 
+    /// What its choices that have not ended bring to the queue of an engine of this context.
+    #[must_use]
+    pub fn demand(&self, context_tokens: u32) -> Demand {
+        let most = self.prompt.len().saturating_add(self.max_tokens as usize).min(context_tokens as usize);
+        let mut demand = Demand::default();
+        // Fresh choices are one sequence until their prompt is computed.
+        let mut fresh = 0;
+        for output in self.choices.iter().filter(|output| self.ended(output).is_none()) {
+            let tokens = self.prompt.len() + output.len();
+            let answer = ANSWER_TOKENS_EXPECTED.min(most.saturating_sub(tokens));
+            let own = if fresh > 0 && output.is_empty() { 0 } else { tokens };
+            fresh += usize::from(output.is_empty());
+            demand.sequences += usize::from(own > 0);
+            demand.tokens += (own + answer) as u64;
+        }
+        demand
+    }
+
     /// Whether there is nothing to compute but logits of the prompt. A prompt of one token has none.
     pub(super) fn wants_prompt_only(&self) -> bool {
         self.max_tokens == 0 && self.prompt_logits && self.prompt.len() > 1
+    }
+}
+
+/// What somebody brings to a queue, or what waits in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Demand {
+    /// Sequences.
+    pub sequences: usize,
+    /// Tokens to compute, answers of usual length supposed.
+    pub tokens: u64,
+}
+
+impl std::iter::Sum for Demand {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |a, b| Self { sequences: a.sequences + b.sequences, tokens: a.tokens + b.tokens })
     }
 }
 

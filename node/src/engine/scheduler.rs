@@ -22,12 +22,9 @@ use super::budget::share_out;
 use super::limits::EngineLimits;
 use super::order::Order;
 use super::prefix_key::{PrefixChain, PrefixKey};
-use super::request::{Admission, AdmitError, NewRequest, Progress};
+use super::request::{ANSWER_TOKENS_EXPECTED, Admission, AdmitError, Demand, NewRequest, Progress};
 use super::sequence::Sequence;
 use super::step::{Draft, PromptRows, Sample, Step};
-
-/// Tokens that an answer is taken to have, where more are allowed, to tell how much work waits.
-const ANSWER_TOKENS_EXPECTED: usize = 256;
 
 /// What a scheduler counts from its start on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -78,16 +75,48 @@ impl Scheduler {
     /// # Errors
     /// [`AdmitError`]; nothing was taken.
     pub fn add(&mut self, request: &NewRequest) -> Result<Vec<Admission>, AdmitError> {
-        let ended: Vec<_> = request.choices.iter().map(|output| request.ended(output)).collect();
-        if ended.contains(&None) {
-            self.check(request)?;
+        self.check(request, Demand::default())?;
+        Ok(self.enter(request))
+    }
+
+    /// Whether there is room for a request in the queue, beside those that wait `elsewhere` to enter it.
+    ///
+    /// # Errors
+    /// [`AdmitError`].
+    pub fn check(&self, request: &NewRequest, elsewhere: Demand) -> Result<(), AdmitError> {
+        if request.choices.iter().all(|output| request.ended(output).is_some()) {
+            return Ok(());
         }
+        let context_tokens = self.limits.context_tokens();
+        if request.prompt.is_empty() {
+            return Err(AdmitError::Empty);
+        }
+        let tokens = request.unfinished_len();
+        if tokens + 1 > context_tokens as usize {
+            return Err(AdmitError::TooLong { tokens, context_tokens });
+        }
+        let (waiting, max) = (self.waiting.len() + elsewhere.sequences, self.limits.waiting_max());
+        if waiting >= max as usize {
+            return Err(AdmitError::QueueFull { waiting, max });
+        }
+        let (waiting, more) = (demand(self.waiting.values()) + elsewhere.tokens, request.demand(context_tokens).tokens);
+        let max = self.limits.waiting_tokens_max();
+        // Whoever finds nobody waiting is taken, however much it brings.
+        if waiting > 0 && waiting + more > max {
+            return Err(AdmitError::QueueTokens { waiting, more, max });
+        }
+        Ok(())
+    }
+
+    /// As [`Self::add`], for a request that has passed [`Self::check`], now or some time ago.
+    pub fn enter(&mut self, request: &NewRequest) -> Vec<Admission> {
         self.arrivals += 1;
-        let chain = PrefixChain::new(PrefixKey::root(&self.model_digest, &request.cache_salt));
-        let mut admissions = Vec::with_capacity(ended.len());
+        let root = PrefixKey::root(&self.model_digest, &request.cache_salt);
+        let chain = PrefixChain::new(root, request.pictures.clone());
+        let mut admissions = Vec::with_capacity(request.choices.len());
         let mut sequences: Vec<Sequence> = Vec::new();
-        for (output, ended) in request.choices.iter().zip(ended) {
-            let seq = SeqId(self.next_seq);
+        for output in &request.choices {
+            let (seq, ended) = (SeqId(self.next_seq), request.ended(output));
             self.next_seq += 1;
             admissions.push(ended.map_or(Admission::Queued(seq), Admission::Finished));
             if ended.is_some() {
@@ -105,29 +134,8 @@ impl Scheduler {
         if let Some(first) = sequences.first_mut().filter(|_| request.prompt_logits) {
             first.want_prompt_rows();
         }
-        let (waiting, more) = (demand(self.waiting.values()), demand(&sequences));
-        let max = self.limits.waiting_tokens_max();
-        // Whoever finds nobody waiting is taken, however much it brings.
-        if more > 0 && waiting > 0 && waiting + more > max {
-            return Err(AdmitError::QueueTokens { waiting, more, max });
-        }
         self.waiting.extend(sequences.into_iter().map(|s| (s.order(), s)));
-        Ok(admissions)
-    }
-
-    fn check(&self, request: &NewRequest) -> Result<(), AdmitError> {
-        if request.prompt.is_empty() {
-            return Err(AdmitError::Empty);
-        }
-        let (tokens, context_tokens) = (request.unfinished_len(), self.limits.context_tokens());
-        if tokens + 1 > context_tokens as usize {
-            return Err(AdmitError::TooLong { tokens, context_tokens });
-        }
-        let (waiting, max) = (self.waiting.len(), self.limits.waiting_max());
-        if waiting >= max as usize {
-            return Err(AdmitError::QueueFull { waiting, max });
-        }
-        Ok(())
+        admissions
     }
 
     /// Forgets a choice and frees its blocks; whether it was there. Legal while a step is in flight.
@@ -250,6 +258,12 @@ impl Scheduler {
             step.plan.seqs.push(entry.part);
         }
         Some(step)
+    }
+
+    /// A step without sequences, for whatever else the ranks are to do when [`Self::schedule`] plans none.
+    pub fn empty_step(&mut self) -> Step {
+        self.counts.steps += 1;
+        Step { plan: StepPlan::last(self.counts.steps), samples: Vec::new(), prompts: Vec::new(), started: Vec::new() }
     }
 
     /// Takes the result of the step in flight: the token sampled for each of its choices that sample. A choice without

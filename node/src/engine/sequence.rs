@@ -20,6 +20,7 @@ use super::block_pool::BlockPool;
 use super::block_table::BlockTable;
 use super::limits::blocks_for;
 use super::order::Order;
+use super::picture::PromptPicture;
 use super::prefix_key::PrefixChain;
 use super::request::{NewRequest, Progress};
 use super::step::{Entry, Started};
@@ -61,6 +62,8 @@ pub(super) struct Sequence {
     /// Prompt, then output.
     tokens: Vec<u32>,
     prompt_len: usize,
+    /// Held as long as it lives: it may have to be computed again.
+    pictures: Arc<[PromptPicture]>,
     ending: Arc<Ending>,
     blocks: BlockTable,
     /// Names of its full blocks.
@@ -100,6 +103,7 @@ impl Sequence {
             choices: vec![order.seq()],
             tokens: [request.prompt.as_slice(), resume].concat(),
             prompt_len,
+            pictures: request.pictures.clone(),
             ending: Arc::new(ending),
             blocks,
             chain,
@@ -255,7 +259,7 @@ impl Sequence {
             start: u32::try_from(start).expect("a context is far below 2^32 tokens"),
             tokens,
             blocks: self.blocks.ids()[..blocks_for(end)].to_vec(),
-            pictures: Vec::new(),
+            pictures: self.pictures.iter().map(PromptPicture::in_step).collect(),
             logits,
         };
         Entry { order: self.order, part, copy: self.copy.take(), prompt_rows_from }
@@ -328,6 +332,7 @@ impl Sequence {
             choices: vec![seq],
             tokens: self.tokens.clone(),
             prompt_len: self.prompt_len,
+            pictures: self.pictures.clone(),
             ending: self.ending.clone(),
             blocks: self.blocks.fork(),
             chain: self.chain.clone(),

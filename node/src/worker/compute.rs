@@ -17,6 +17,7 @@ use protocol::lease::WorkerPhase;
 use protocol::plan::RankAddr;
 use protocol::step::GroupHello;
 use protocol::worker::WorkerSpec;
+use sharding::checkpoint::read_pixel_spec;
 use sharding::layers::Glm4Text;
 use sharding::{ModelSpec, prompt_rows_max};
 use tokio::sync::mpsc;
@@ -27,9 +28,11 @@ use super::error::WorkerError;
 use super::follower::follow;
 use super::gauge::Gauge;
 use super::group::LeadingGroup;
-use super::leader::{Inbox, Leader, PLAN_AHEAD_MIN};
-use super::patience::step_timeout;
+use super::leader::{Engine, Inbox, Leader, PLAN_AHEAD_MIN};
+use super::patience::Patience;
+use super::picture_desk::PictureDesk;
 use super::reporter::Reporter;
+use super::seeing::Seeing;
 use super::submission::Submission;
 use crate::engine::{EngineLimits, Scheduler};
 
@@ -76,7 +79,7 @@ impl ComputeRank {
         // Taken by nobody else, so it is empty.
         let _ = self.abort.set(group.abort_handle());
         let addr = self.addr(group.local_addr());
-        self.reporter.phase(WorkerPhase::Loaded { addr, bytes_read: model.bytes_read() });
+        self.reporter.phase(WorkerPhase::Loaded { addr, bytes_read: model.text().bytes_read() });
         loop {
             match group.run_until(self.orders.recv())? {
                 Some(Order::Connect(peers)) => self.form(&mut group, &peers)?,
@@ -86,7 +89,7 @@ impl ComputeRank {
         }
     }
 
-    fn load(&mut self) -> Result<Glm4Text, WorkerError> {
+    fn load(&mut self) -> Result<Seeing, WorkerError> {
         let WorkerSpec { deployment, plan, rank, .. } = &self.spec;
         let dir = Path::new(&deployment.model.dir);
         let found = sharding::model_record(dir)?.digest;
@@ -107,8 +110,9 @@ impl ComputeRank {
         let started = Instant::now();
         let model = Glm4Text::load(dir, &self.model_spec, plan, *rank, deployment.dtype, pool, &mut progress)?;
         let load_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(bytes_read = model.bytes_read(), load_ms, "shard loaded");
-        Ok(model)
+        let pixels = self.model_spec.vision.as_ref().map(|vision| read_pixel_spec(dir, vision)).transpose()?;
+        tracing::info!(bytes_read = model.bytes_read(), load_ms, sees = pixels.is_some(), "shard loaded");
+        Ok(Seeing::new(model, pixels))
     }
 
     /// Where the others reach this rank. Only rank 0 takes requests; the others give their one socket twice.
@@ -125,21 +129,25 @@ impl ComputeRank {
             model_digest: deployment.model.digest.clone(),
         };
         group.form(hello, *epoch, peers, FORM_DEADLINE)?;
-        group.set_step_timeout(step_timeout(&self.model_spec, plan, deployment.step_tokens));
         tracing::info!(world_size = plan.world_size.get(), "group formed");
         self.reporter.phase(WorkerPhase::Connected);
         Ok(())
     }
 
-    fn serve(self, mut group: QuicGroup, mut model: Glm4Text) -> Result<(), WorkerError> {
+    fn serve(self, mut group: QuicGroup, mut model: Seeing) -> Result<(), WorkerError> {
         let Self { spec, model_spec, orders, submissions, reporter, gauge, .. } = self;
+        let patience = Patience::of(&model_spec, &spec.plan, spec.deployment.step_tokens);
         if spec.rank != Rank(0) {
             reporter.phase(WorkerPhase::Serving);
-            return Ok(follow(&mut group, &mut model, &gauge)?);
+            return Ok(follow(&mut group, &mut model, patience, &gauge)?);
         }
         let limits = engine_limits(&spec)?.with_prompt_rows(prompt_rows_max(&model_spec, spec.deployment.step_tokens));
         let scheduler = Scheduler::new(limits, &spec.deployment.model.digest);
-        let leader = Leader::new(group, model, (scheduler, PLAN_AHEAD_MIN), Inbox { orders, submissions }, gauge);
+        let WorkerSpec { plan, .. } = &spec;
+        let desk = |vision| PictureDesk::new(vision, plan.world_size.get(), plan.context_tokens);
+        let pictures = model_spec.vision.as_ref().map(desk);
+        let engine = Engine { scheduler, pictures, plan_ahead_min: PLAN_AHEAD_MIN, patience };
+        let leader = Leader::new(group, model, engine, Inbox { orders, submissions }, gauge);
         reporter.phase(WorkerPhase::Serving);
         Ok(leader.run()?)
     }

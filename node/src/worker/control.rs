@@ -23,6 +23,7 @@ use super::compute::{ComputeRank, Order};
 use super::constraints::Constraints;
 use super::error::WorkerError;
 use super::gauge::Gauge;
+use super::picture_inbox::PictureInbox;
 use super::reporter::Reporter;
 use super::serve::{Front, ServeSide};
 use super::submission::SUBMISSIONS_MAX;
@@ -132,6 +133,7 @@ impl Control {
             epoch: spec.epoch,
             vocab: model_spec.vocab_size,
             context_tokens: spec.plan.context_tokens,
+            pictures: PictureInbox::new(model_spec.vision.as_ref(), spec.plan.context_tokens),
             constraints: Constraints::new(Grammars::new(
                 spec.deployment.model.dir.clone().into(),
                 model_spec.vocab_size,

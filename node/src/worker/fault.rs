@@ -1,7 +1,8 @@
 //! Why a rank's step loop ended: always a fault of the whole group, never of one request.
 
-use sharding::layers::StepError;
 use transport::CollectiveError;
+
+use super::model::ModelError;
 
 /// Why a group cannot take another step.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +21,7 @@ pub enum StepFault {
         /// Which step.
         step: u64,
         /// Why.
-        source: StepError,
+        source: ModelError,
     },
     /// The forward pass gave another number of rows than the plan asked for.
     #[error("step {step}: {wanted} rows of logits wanted, {found} came")]

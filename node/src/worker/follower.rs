@@ -10,6 +10,7 @@ use super::fault::StepFault;
 use super::gauge::Gauge;
 use super::group::Ranks;
 use super::model::StepModel;
+use super::patience::Patience;
 
 /// How long one wait for a plan lasts; waiting on costs nothing.
 const IDLE_WAIT: Duration = Duration::from_secs(30);
@@ -21,6 +22,7 @@ const IDLE_WAIT: Duration = Duration::from_secs(30);
 pub(super) fn follow<G: Collective, M: StepModel>(
     group: &mut G,
     model: &mut M,
+    patience: Patience,
     gauge: &Gauge,
 ) -> Result<(), StepFault> {
     let mut step = 1;
@@ -34,6 +36,7 @@ pub(super) fn follow<G: Collective, M: StepModel>(
         if plan.is_last() {
             return Ok(());
         }
+        group.set_step_timeout(patience.for_step(&plan));
         model.step(&mut Ranks(group), &plan).map_err(|source| StepFault::Model { step, source })?;
         gauge.count_step();
         step += 1;

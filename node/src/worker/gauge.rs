@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use protocol::stats::EngineStats;
 use protocol::worker::EngineLoad;
 
+use super::picture_desk::PictureDesk;
 use crate::engine::Scheduler;
 
 /// Shared by the compute thread (writes) and the control thread (reads).
@@ -19,8 +20,9 @@ pub(super) struct Gauge {
 }
 
 impl Gauge {
-    /// Takes the scheduler's present figures over, and what the step loop has counted besides.
-    pub(super) fn publish(&self, scheduler: &Scheduler, counted: &EngineStats) {
+    /// Takes the present figures of the scheduler and of those who wait for pictures over, and what the step loop has
+    /// counted besides.
+    pub(super) fn publish(&self, scheduler: &Scheduler, pictures: Option<&PictureDesk>, counted: &EngineStats) {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let counts = scheduler.counts();
         let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
@@ -28,11 +30,16 @@ impl Gauge {
         stats.prefix_cache_queries = counts.prefix_queries;
         stats.prefix_cache_hits = counts.prefix_hits;
         stats.prefix_cache_evictions = counts.evictions;
+        let seen = pictures.map(PictureDesk::counts).unwrap_or_default();
+        stats.picture_queries = seen.claims;
+        stats.picture_hits = seen.hits;
+        stats.pictures_encoded = seen.encoded;
+        stats.picture_evictions = seen.evictions;
         stats.preemptions = counts.preemptions;
         drop(stats);
         *self.locked_load() = EngineLoad {
             running: count(scheduler.num_running()),
-            waiting: count(scheduler.num_waiting()),
+            waiting: count(scheduler.num_waiting() + pictures.map_or(0, |desk| desk.demand().sequences)),
             kv_blocks_used: count(scheduler.pool().used()),
             kv_blocks_total: scheduler.pool().capacity(),
             steps: counts.steps,

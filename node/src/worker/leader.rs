@@ -1,8 +1,8 @@
 //! Rank 0's step loop: take requests in, plan a step, tell the others, compute, sample, hand tokens out, again.
 //!
 //! ```text
-//!  submissions ─▶ ┌ inbox ─ forget abandoned ─ schedule ─┬─ plan ─▶ ranks ─ compute ─ sample ─ complete ┐ ─▶ replies
-//!                 └──────────────────────────────────────┴─ nothing to do: sleep until a command ───────┘
+//!  submissions ─▶ ┌ inbox ─ forget abandoned ─ look ─ schedule ─┬─ plan ─▶ ranks ─ compute ─ sample ─ complete ┐ ─▶ replies
+//!                 └─────────────────────────────────────────────┴─ nothing to do: sleep until a command ───────┘
 //! ```
 //! Not here: sockets, deadlines (they and lost clients show as a dropped reply channel; a lost rank as an error of the
 //! group), decisions (the engine). What the engine has no clock for is measured here.
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use protocol::SeqId;
 use protocol::frame::{Refusal, RefusalCode};
 use protocol::generate::{FinishReason, GenerateRequest, TokenOutput};
+use protocol::picture::PictureWork;
 use protocol::step::{LogitsWanted, StepPlan};
 use sharding::layers::{Logits, LogitsRow};
 use tokio::sync::mpsc;
@@ -25,6 +26,8 @@ use super::gauge::Gauge;
 use super::group::{LeadingGroup, Ranks};
 use super::model::StepModel;
 use super::pace::Pace;
+use super::patience::Patience;
+use super::picture_desk::{Applicant, PictureDesk};
 use super::planner::Planner;
 use super::requests::{Request, Requests, Scored};
 use super::submission::{Reply, SUBMISSIONS_MAX, Submission};
@@ -71,11 +74,24 @@ impl Inbox {
 /// it hides, and only here is that nothing (docs/design/0002-the-engine.md).
 pub(super) const PLAN_AHEAD_MIN: Duration = Duration::from_millis(20);
 
+/// What decides in a step loop, and by which measures.
+pub(super) struct Engine {
+    /// Empty.
+    pub(super) scheduler: Scheduler,
+    /// For a model that sees.
+    pub(super) pictures: Option<PictureDesk>,
+    /// After a step as long as this the one after the next is planned while that computes.
+    pub(super) plan_ahead_min: Duration,
+    pub(super) patience: Patience,
+}
+
 /// Rank 0's step loop.
 pub(super) struct Leader<G, M> {
     group: G,
     model: M,
     planner: Planner,
+    pictures: Option<PictureDesk>,
+    patience: Patience,
     scratch: Scratch,
     requests: Requests,
     inbox: Inbox,
@@ -90,19 +106,15 @@ pub(super) struct Leader<G, M> {
 }
 
 impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
-    /// A loop around an empty scheduler. After a step that took at least `plan_ahead_min`, the one after the next is
-    /// planned while that computes.
-    pub(super) fn new(
-        group: G,
-        model: M,
-        (scheduler, plan_ahead_min): (Scheduler, Duration),
-        inbox: Inbox,
-        gauge: Arc<Gauge>,
-    ) -> Self {
+    /// A loop around an empty engine.
+    pub(super) fn new(group: G, model: M, engine: Engine, inbox: Inbox, gauge: Arc<Gauge>) -> Self {
+        let Engine { scheduler, pictures, plan_ahead_min, patience } = engine;
         let mut leader = Self {
             group,
             model,
             planner: Planner::new(scheduler),
+            pictures,
+            patience,
             scratch: Scratch::default(),
             requests: Requests::default(),
             inbox,
@@ -125,6 +137,7 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
         let outcome = self.serve();
         if let Err(fault) = &outcome {
             self.requests.fail_all(&fault.to_string());
+            self.pictures.iter().for_each(|desk| desk.fail_all(&fault.to_string()));
         }
         outcome
     }
@@ -132,11 +145,13 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
     fn serve(&mut self) -> Result<(), StepFault> {
         loop {
             self.take_commands();
-            for seq in self.requests.take_abandoned() {
-                self.planner.scheduler().cancel(seq);
-            }
+            self.forget_abandoned();
+            let pictures = self.look();
             let draft = std::mem::take(&mut self.draft);
-            if let Some(mut step) = self.planner.scheduler().schedule(draft) {
+            let scheduler = self.planner.scheduler();
+            let step = scheduler.schedule(draft);
+            if let Some(mut step) = step.or_else(|| (!pictures.is_empty()).then(|| scheduler.empty_step())) {
+                step.plan.pictures = pictures;
                 self.narrow(&mut step);
                 self.step(&step)?;
                 self.publish();
@@ -158,7 +173,26 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
     }
 
     fn publish(&mut self) {
-        self.gauge.publish(self.planner.scheduler(), self.requests.stats());
+        self.gauge.publish(self.planner.scheduler(), self.pictures.as_ref(), self.requests.stats());
+    }
+
+    fn forget_abandoned(&mut self) {
+        for seq in self.requests.take_abandoned() {
+            self.planner.scheduler().cancel(seq);
+        }
+        for choices in self.pictures.iter_mut().flat_map(PictureDesk::forget_abandoned) {
+            self.requests.count_abandoned(choices);
+        }
+    }
+
+    /// What the next step does for pictures; who has all of its own then is handed to the scheduler.
+    fn look(&mut self) -> PictureWork {
+        let Some(desk) = &mut self.pictures else { return PictureWork::default() };
+        let (work, seeing) = desk.plan(!self.planner.scheduler().is_idle());
+        for applicant in seeing {
+            self.enter(applicant);
+        }
+        work
     }
 
     fn take_commands(&mut self) {
@@ -178,10 +212,11 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
     }
 
     fn admit(&mut self, submission: Submission) {
-        let Submission { request, constraints, replies, ended } = submission;
+        let Submission { request, pictures, constraints, replies, ended } = submission;
         let GenerateRequest { request_id, prompt_ids, choices, sampling, priority, cache_salt, .. } = request;
         let new = NewRequest {
             prompt: prompt_ids,
+            pictures: Arc::default(),
             choices: choices.iter().map(|c| c.resume.clone()).collect(),
             max_tokens: sampling.max_tokens,
             min_tokens: sampling.min_tokens,
@@ -196,13 +231,32 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
             let detail = "the replica is draining".to_owned();
             return request.reply(Reply::Refused(Refusal { code: RefusalCode::Draining, detail }));
         }
-        let admissions = match self.planner.scheduler().add(&new) {
-            Ok(admissions) => admissions,
-            Err(e) => {
-                let refusal = Refusal { code: self.refusal_code(e), detail: e.to_string() };
-                return request.reply(Reply::Refused(refusal));
-            }
+        let elsewhere = self.pictures.as_ref().map(PictureDesk::demand).unwrap_or_default();
+        if let Err(e) = self.planner.scheduler().check(&new, elsewhere) {
+            let refusal = Refusal { code: self.refusal_code(e), detail: e.to_string() };
+            return request.reply(Reply::Refused(refusal));
+        }
+        let demand = new.demand(self.planner.scheduler().limits().context_tokens());
+        let places = pictures.iter().map(|picture| picture.place).collect();
+        let applicant = Applicant { request, new, places, choices, sampling, constraints, demand };
+        if pictures.is_empty() || demand.sequences == 0 {
+            return self.enter(applicant);
+        }
+        let Some(desk) = &mut self.pictures else {
+            let detail = "the model reads text alone".to_owned();
+            return applicant.request.reply(Reply::Refused(Refusal { code: RefusalCode::BadRequest, detail }));
         };
+        if let Err((applicant, e)) = desk.take(applicant, pictures) {
+            let refusal = Refusal { code: RefusalCode::BadRequest, detail: e.to_string() };
+            applicant.request.reply(Reply::Refused(refusal));
+        }
+    }
+
+    /// Hands a request that there is room for to the scheduler.
+    fn enter(&mut self, applicant: Applicant) {
+        let Applicant { request, new, choices, sampling, constraints, .. } = applicant;
+        let request_id = request.request_id;
+        let admissions = self.planner.scheduler().enter(&new);
         let mut queued = Vec::with_capacity(choices.len());
         let mut constraints = constraints.into_iter();
         for (choice, admission) in choices.into_iter().zip(admissions) {
@@ -258,11 +312,15 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
         for Started { seq, cached_tokens } in &step.started {
             self.requests.start(*seq, *cached_tokens, began);
         }
+        self.group.set_step_timeout(self.patience.for_step(&step.plan));
         self.group.send_plan(&step.plan).map_err(|source| StepFault::Plan { step: number, source })?;
         let (model, group) = (&mut self.model, &mut self.group);
         let compute = || model.step(&mut Ranks(group), &step.plan);
         let (logits, draft) = self.planner.during(self.last_step >= self.plan_ahead_min, compute);
         let logits = logits.map_err(|source| StepFault::Model { step: number, source })?;
+        if let (Some(desk), Some(work)) = (&mut self.pictures, self.model.tower_work()) {
+            desk.record(work);
+        }
         let sampled = self.sample(step, logits.as_ref())?;
         let now = Instant::now();
         for Progress { seq, finished } in self.planner.scheduler().complete(&sampled) {
@@ -277,7 +335,9 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
         }
         self.draft = draft;
         self.last_step = now - began;
-        self.pace.record(step.plan.num_tokens(), self.last_step);
+        if !step.plan.seqs.is_empty() {
+            self.pace.record(step.plan.num_tokens(), self.last_step);
+        }
         Ok(())
     }
 

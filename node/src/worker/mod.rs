@@ -17,14 +17,19 @@ mod follower;
 mod gauge;
 mod group;
 mod leader;
+mod levels;
 mod model;
 mod pace;
 mod patience;
+mod picture_desk;
+mod picture_inbox;
 mod planner;
 mod reporter;
 mod requests;
+mod seeing;
 mod serve;
 mod submission;
+mod tower_pace;
 
 #[cfg(test)]
 mod cancellation_tests;
@@ -35,15 +40,20 @@ mod grammar_tests;
 #[cfg(test)]
 mod invariance;
 #[cfg(test)]
+mod picture_tests;
+#[cfg(test)]
 mod prompt_tests;
 #[cfg(test)]
 mod real_models;
 #[cfg(test)]
 mod rig;
+#[cfg(test)]
+mod shown;
 
 pub use control::run;
 #[cfg(test)]
 pub(crate) use control::run_on;
 pub use error::WorkerError;
 pub use fault::StepFault;
+pub use model::ModelError;
 pub use serve::ServeError;

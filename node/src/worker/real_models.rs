@@ -2,13 +2,17 @@
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use kernels::Pool;
 use protocol::{Dtype, NodeId, WorldSize};
+use sharding::checkpoint::read_pixel_spec;
 use sharding::layers::Glm4Text;
-use sharding::{ModelSpec, NodeCapacity, PlanRequest};
+use sharding::{ModelSpec, NodeCapacity, PixelSpec, PlanRequest};
 
+use super::leader::PLAN_AHEAD_MIN;
 use super::rig::Rig;
+use super::seeing::Seeing;
 use crate::engine::EngineLimits;
 
 /// A file or directory of the workspace.
@@ -42,15 +46,39 @@ pub(super) const ALL: [RealModel; 4] = [
 impl RealModel {
     /// A replica of `world` ranks.
     pub(super) fn rig(self, world: u16, limits: EngineLimits) -> Rig {
-        Rig::start(self.load(world, limits), limits)
+        self.rig_with(world, limits, PLAN_AHEAD_MIN, limits.context_tokens())
+    }
+
+    /// As [`Self::rig`], planning ahead after steps of `plan_ahead_min`, and keeping embeddings of as many tokens.
+    pub(super) fn rig_with(
+        self,
+        world: u16,
+        limits: EngineLimits,
+        plan_ahead_min: Duration,
+        picture_tokens_max: u32,
+    ) -> Rig {
+        let spec = self.spec();
+        let vision = spec.vision.as_ref().map(|vision| (vision, picture_tokens_max));
+        Rig::start_seeing(self.load(world, limits), limits, plan_ahead_min, vision)
     }
 
     /// As [`Self::rig`], planning each step while the one before it computes.
     pub(super) fn rig_planning_ahead(self, world: u16, limits: EngineLimits) -> Rig {
-        Rig::start_planning_ahead(self.load(world, limits), limits)
+        self.rig_with(world, limits, Duration::ZERO, limits.context_tokens())
     }
 
-    fn load(self, world: u16, limits: EngineLimits) -> Vec<Glm4Text> {
+    pub(super) fn spec(self) -> ModelSpec {
+        let record = sharding::model_record(&workspace(self.dir)).expect("a checkpoint");
+        ModelSpec::from_config_json(&record.config_json).expect("a spec")
+    }
+
+    /// How pictures are cut for it, where it sees.
+    pub(super) fn pixels(self) -> Option<PixelSpec> {
+        let vision = self.spec().vision?;
+        Some(read_pixel_spec(&workspace(self.dir), &vision).expect("a processor"))
+    }
+
+    fn load(self, world: u16, limits: EngineLimits) -> Vec<Seeing> {
         let dir = workspace(self.dir);
         let record = sharding::model_record(&dir).expect("a checkpoint");
         let spec = ModelSpec::from_config_json(&record.config_json).expect("a spec");
@@ -69,7 +97,8 @@ impl RealModel {
         let plan = sharding::plan(&spec, &request).expect("it fits");
         let load = |rank| {
             let pool = Pool::new(NonZeroUsize::MIN).expect("inline");
-            Glm4Text::load(&dir, &spec, &plan, rank, Dtype::F32, pool, &mut |_, _| {}).expect("it loads")
+            let text = Glm4Text::load(&dir, &spec, &plan, rank, Dtype::F32, pool, &mut |_, _| {}).expect("it loads");
+            Seeing::new(text, self.pixels())
         };
         plan.world_size.ranks().map(load).collect()
     }

@@ -120,6 +120,11 @@ impl Requests {
         abandoned
     }
 
+    /// Counts choices that left before they were here.
+    pub(super) fn count_abandoned(&mut self, choices: usize) {
+        self.stats.finished_abort += choices as u64;
+    }
+
     /// The sampler of a choice that is still wanted.
     pub(super) fn sampler(&mut self, seq: SeqId) -> Option<&mut Sampler> {
         self.choices.get_mut(&seq).map(|choice| &mut choice.sampler)

@@ -10,9 +10,10 @@ use protocol::generate::{Choice, FinishReason, GenerateRequest, Priority, Sampli
 use protocol::step::{LogitsWanted, StepPlan};
 use protocol::worker::EngineLoad;
 use protocol::{ReplicaId, RequestId, WorldSize};
-use sharding::layers::{Group, Logits, LogitsRow, StepError};
+use sharding::VisionSpec;
+use sharding::layers::{Group, Logits, LogitsRow};
 use tokio::sync::mpsc;
-use transport::{Collective, CollectiveError, LocalCollective};
+use transport::{CollectiveError, LocalCollective};
 
 use super::compute::Order;
 use super::constraints::constraints;
@@ -20,10 +21,13 @@ use super::fault::StepFault;
 use super::follower::follow;
 use super::gauge::Gauge;
 use super::group::LeadingGroup;
-use super::leader::{Inbox, Leader, PLAN_AHEAD_MIN};
-use super::model::StepModel;
+use super::leader::{Engine, Inbox, Leader, PLAN_AHEAD_MIN};
+use super::levels::Levels;
+use super::model::{ModelError, StepModel};
+use super::patience::Patience;
+use super::picture_desk::PictureDesk;
 use super::submission::{EndedChoices, Reply, SUBMISSIONS_MAX, Submission};
-use crate::engine::{EngineLimits, Scheduler};
+use crate::engine::{EngineLimits, NewPicture, Scheduler};
 use crate::grammar::Grammars;
 
 /// Longest wait of any test.
@@ -48,7 +52,7 @@ pub(super) struct Counting {
 pub(super) const COUNTING_VOCAB: u32 = 64;
 
 impl StepModel for Counting {
-    fn step(&mut self, group: &mut dyn Group, plan: &StepPlan) -> Result<Option<Logits>, StepError> {
+    fn step(&mut self, group: &mut dyn Group, plan: &StepPlan) -> Result<Option<Logits>, ModelError> {
         assert_ne!(Some(plan.step), self.dies_in, "this rank dies as the test asks");
         let world = usize::from(group.world_size().get());
         group.all_gather(&vec![1; world], &[1.0], &mut vec![0.0; world])?;
@@ -80,18 +84,21 @@ pub(super) struct Rig {
 impl Rig {
     /// Starts one thread a model, in rank order.
     pub(super) fn start<M: StepModel + Send + 'static>(models: Vec<M>, limits: EngineLimits) -> Self {
-        Self::start_planning(models, limits, PLAN_AHEAD_MIN)
+        Self::start_seeing(models, limits, PLAN_AHEAD_MIN, None)
     }
 
     /// As [`Self::start`], planning each step while the one before it computes.
     pub(super) fn start_planning_ahead<M: StepModel + Send + 'static>(models: Vec<M>, limits: EngineLimits) -> Self {
-        Self::start_planning(models, limits, Duration::ZERO)
+        Self::start_seeing(models, limits, Duration::ZERO, None)
     }
 
-    fn start_planning<M: StepModel + Send + 'static>(
+    /// As [`Self::start`], of models with this tower that keep embeddings of as many tokens, planning ahead after steps of
+    /// `plan_ahead_min`.
+    pub(super) fn start_seeing<M: StepModel + Send + 'static>(
         models: Vec<M>,
         limits: EngineLimits,
         plan_ahead_min: Duration,
+        vision: Option<(&VisionSpec, u32)>,
     ) -> Self {
         let world = WorldSize::new(u16::try_from(models.len()).expect("few")).expect("a world size");
         let (orders, orders_rx) = mpsc::channel(8);
@@ -101,15 +108,13 @@ impl Rig {
         let (group, model) = ranks.next().expect("a rank 0");
         let inbox = Inbox { orders: orders_rx, submissions: submissions_rx };
         let (context_tokens, leader_gauge) = (limits.context_tokens(), gauge.clone());
+        let desk = |(vision, tokens_max)| PictureDesk::new(vision, world.get(), tokens_max);
+        let patience = Patience::always(DEADLINE);
         let scheduler = Scheduler::new(limits, "a digest");
-        let leader = std::thread::spawn(move || {
-            Leader::new(group, model, (scheduler, plan_ahead_min), inbox, leader_gauge).run()
-        });
+        let engine = Engine { scheduler, pictures: vision.map(desk), plan_ahead_min, patience };
+        let leader = std::thread::spawn(move || Leader::new(group, model, engine, inbox, leader_gauge).run());
         let follower = |(mut group, mut model): (LocalCollective, M)| {
-            std::thread::spawn(move || {
-                group.set_step_timeout(DEADLINE);
-                follow(&mut group, &mut model, &Gauge::default())
-            })
+            std::thread::spawn(move || follow(&mut group, &mut model, patience, &Gauge::default()))
         };
         let followers = ranks.map(follower).collect();
         let nano = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/autoglm-nano");
@@ -140,10 +145,15 @@ impl Rig {
     }
 
     pub(super) fn send(&self, request: GenerateRequest) -> Stream {
+        self.send_with(request, Vec::new())
+    }
+
+    /// With the pictures of its prompt.
+    pub(super) fn send_with(&self, request: GenerateRequest, pictures: Vec<NewPicture<Levels>>) -> Stream {
         let SamplingParams { grammar, stop_token_ids, .. } = &request.sampling;
         let made = grammar.as_ref().map(|g| constraints(&self.grammars, g, &request.choices, stop_token_ids));
         let constraints = made.transpose().expect("a good grammar").unwrap_or_default();
-        let (submission, replies) = Submission::new(request, constraints, self.context_tokens);
+        let (submission, replies) = Submission::new(request, pictures, constraints, self.context_tokens);
         let ended = submission.ended.clone();
         self.submissions.blocking_send(submission).expect("the step loop runs");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");

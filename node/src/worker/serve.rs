@@ -1,7 +1,7 @@
 //! Rank 0's front: the QUIC endpoint that gateways bring requests to, on a small runtime of its own.
 //!
 //! ```text
-//!  gateway ── GenerateRequest ─▶ stream task ── Submission ─▶ step loop
+//!  gateway ── GenerateRequest, Picture* ─▶ stream task ── Submission ─▶ step loop
 //!  gateway ◀─ GenerateEvent… ─── stream task ◀─ replies ───── step loop
 //!  gateway ── EndChoice ───────▶ stream task ── a flag ─────▶ step loop, before its next step
 //!  gateway ── reset or stop ───▶ stream task ends: its reply channel closes, which is the cancellation
@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use transport::{BindError, Connection, Endpoint, NodeIdentity, RecvStream, SendStream, StreamError};
 
 use super::constraints::{COMPILES_MAX, Constraints};
+use super::picture_inbox::{NotTaken, PictureInbox};
 use super::submission::{EndedChoices, Reply, Submission};
 use crate::grammar::STACK_BYTES;
 
@@ -50,6 +51,7 @@ pub(super) struct Front {
     pub(super) context_tokens: u32,
     pub(super) submissions: mpsc::Sender<Submission>,
     pub(super) constraints: Constraints,
+    pub(super) pictures: PictureInbox,
     /// Set once the epoch is committed.
     pub(super) open: AtomicBool,
 }
@@ -153,8 +155,19 @@ impl Front {
     async fn answer(&self, mut send: SendStream, mut recv: RecvStream) -> Result<(), StreamError> {
         recv.set_body_max(REQUEST_BYTES_MAX);
         let frame = recv.recv(REQUEST_DEADLINE).await?;
-        match self.admit(&frame).await {
-            Err(refusal) => send.refuse(self.epoch, &refusal, EVENT_DEADLINE).await?,
+        let admitted = tokio::select! {
+            biased;
+            // A client that goes while its pictures arrive is not waited for.
+            stopped = send.stopped() => return stopped,
+            admitted = self.admit(&frame, &mut recv) => admitted,
+        };
+        match admitted {
+            Err(NotTaken::Broken(e)) => return Err(e),
+            Err(NotTaken::Refused(refusal)) => {
+                // Pictures that are still on their way are not wanted: whoever sends them turns to the answer.
+                recv.stop();
+                send.refuse(self.epoch, &refusal, EVENT_DEADLINE).await?;
+            }
             Ok(accepted) => self.forward(accepted, &mut send, &mut recv).await?,
         }
         // Until the end is acknowledged, closing the endpoint would lose it.
@@ -162,9 +175,9 @@ impl Front {
         Ok(())
     }
 
-    /// Checks a request, compiles its grammar and submits it.
-    async fn admit(&self, frame: &Frame) -> Result<Accepted, Refusal> {
-        let no = |code, detail: String| Err(Refusal { code, detail });
+    /// Checks a request, reads its pictures, compiles its grammar and submits it.
+    async fn admit(&self, frame: &Frame, recv: &mut RecvStream) -> Result<Accepted, NotTaken> {
+        let no = |code, detail: String| Err(NotTaken::Refused(Refusal { code, detail }));
         let request: GenerateRequest = match frame.read() {
             Ok(request) => request,
             Err(e) => return no(RefusalCode::BadRequest, e.to_string()),
@@ -183,9 +196,11 @@ impl Front {
             return no(RefusalCode::Overloaded { retry_after_ms: 0 }, "the replica does not serve yet".to_owned());
         }
         let deadline = Instant::now() + Duration::from_millis(u64::from(request.deadline_ms));
+        let pictures = self.pictures.receive(&request, self.epoch, recv, deadline).await?;
+        recv.set_body_max(REQUEST_BYTES_MAX);
         let constraints = self.constraints.of(&request).await?;
         let open = request.choices.iter().map(|c| c.index).collect();
-        let (submission, replies) = Submission::new(request, constraints, self.context_tokens);
+        let (submission, replies) = Submission::new(request, pictures, constraints, self.context_tokens);
         let ended = submission.ended.clone();
         match self.submissions.try_send(submission) {
             Ok(()) => Ok(Accepted { replies, ended, open, deadline }),

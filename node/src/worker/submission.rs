@@ -13,6 +13,8 @@ use protocol::frame::Refusal;
 use protocol::generate::{CHOICES_MAX, FinishReason, GenerateRequest, TokenLogprobs, TokenOutput};
 use tokio::sync::mpsc;
 
+use super::levels::Levels;
+use crate::engine::NewPicture;
 use crate::grammar::Constraint;
 
 /// Requests on their way to the step loop; it takes all of them between two steps. Above what the engine lets wait by
@@ -67,6 +69,8 @@ impl EndedChoices {
 #[derive(Debug)]
 pub(super) struct Submission {
     pub(super) request: GenerateRequest,
+    /// The pictures of its prompt, in order.
+    pub(super) pictures: Vec<NewPicture<Levels>>,
     /// One a choice where the request has a grammar, each past its choice's resumed tokens; else none.
     pub(super) constraints: Vec<Constraint>,
     pub(super) replies: mpsc::Sender<Reply>,
@@ -77,6 +81,7 @@ impl Submission {
     /// A submission whose channel has room for all that an engine of `context_tokens` can reply to it.
     pub(super) fn new(
         request: GenerateRequest,
+        pictures: Vec<NewPicture<Levels>>,
         constraints: Vec<Constraint>,
         context_tokens: u32,
     ) -> (Self, mpsc::Receiver<Reply>) {
@@ -84,7 +89,7 @@ impl Submission {
         let of_choice = request.sampling.max_tokens.min(context_tokens) as usize + 1;
         let replies_max = request.choices.len() * of_choice + request.prompt_ids.len() + 2;
         let (replies, receiver) = mpsc::channel(replies_max);
-        (Self { request, constraints, replies, ended: Arc::default() }, receiver)
+        (Self { request, pictures, constraints, replies, ended: Arc::default() }, receiver)
     }
 }
 

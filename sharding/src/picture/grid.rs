@@ -2,6 +2,8 @@
 //!
 //! Invariant: sides are whole tokens, and the number of patches is bounded.
 
+use super::Size;
+
 /// Patches of one still picture, in rows and columns; both multiples of the merge size it was made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Grid {
@@ -21,6 +23,14 @@ impl Grid {
         let whole = |side: u32| side > 0 && merge > 0 && side.is_multiple_of(merge);
         let bounded = rows.checked_mul(columns).is_some_and(|n| n <= Self::PATCHES_MAX);
         (whole(rows) && whole(columns) && bounded).then_some(Self { rows, columns, merge })
+    }
+
+    /// The grid of a picture of `size` pixels in patches of `patch` × `patch`, of which `merge` × `merge` make one token.
+    /// `None` where a side is not whole tokens, or as [`Self::new`].
+    #[must_use]
+    pub fn of_pixels(size: Size, patch: u32, merge: u32) -> Option<Self> {
+        let whole = patch > 0 && size.height.is_multiple_of(patch) && size.width.is_multiple_of(patch);
+        if whole { Self::new(size.height / patch, size.width / patch, merge) } else { None }
     }
 
     /// Rows of patches.

@@ -25,13 +25,9 @@ pub struct PatchError {
 /// # Errors
 /// [`PatchError`].
 pub fn patches(picture: &Rgb, spec: &PixelSpec) -> Result<(Vec<f32>, Grid), PatchError> {
-    let size = picture.size();
-    let side = spec.patch_size;
+    let (size, side) = (picture.size(), spec.patch_size);
     let refused = PatchError { found: size, factor: spec.factor() };
-    if !size.height.is_multiple_of(side) || !size.width.is_multiple_of(side) {
-        return Err(refused);
-    }
-    let grid = Grid::new(size.height / side, size.width / side, spec.merge_size).ok_or(refused)?;
+    let grid = Grid::of_pixels(size, side, spec.merge_size).ok_or(refused)?;
     let values = [0, 1, 2].map(|colour| normalised(spec.mean[colour], spec.std[colour]));
     let (side, width) = (side as usize, size.width as usize);
     let mut out = Vec::with_capacity(grid.patches() as usize * spec.patch_elements());

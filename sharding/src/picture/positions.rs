@@ -40,6 +40,16 @@ pub enum PositionError {
         /// How many the prompt has tokens for.
         found: usize,
     },
+    /// A picture that begins before the one ahead of it has ended, or past what positions count.
+    #[error("picture {picture} at token {index} of the prompt, expected {least}..={}", PromptPositions::TOKENS_MAX)]
+    Place {
+        /// Which picture.
+        picture: usize,
+        /// Where it is said to begin.
+        index: u32,
+        /// First token that it may begin at.
+        least: u32,
+    },
     /// A prompt longer than positions count.
     #[error("a prompt of {tokens} tokens, expected at most {}", PromptPositions::TOKENS_MAX)]
     TooLong {
@@ -108,6 +118,28 @@ impl PromptPositions {
         Ok(this)
     }
 
+    /// As [`Self::new`], for whoever has not the prompt but where each picture begins in it. All that is said of tokens up to
+    /// the end of the last picture, and of any token after it, is the same; [`Self::tokens`] ends with that picture.
+    ///
+    /// # Errors
+    /// [`PositionError::Place`].
+    pub fn of_places(places: impl IntoIterator<Item = (u32, Grid)>) -> Result<Self, PositionError> {
+        let mut this = Self::default();
+        for (picture, (index, grid)) in places.into_iter().enumerate() {
+            let least = this.tokens;
+            let end = index.checked_add(grid.tokens()).filter(|end| *end as usize <= Self::TOKENS_MAX);
+            let (Some(end), Some(text)) = (end, index.checked_sub(least)) else {
+                return Err(PositionError::Place { picture, index, least });
+            };
+            if text > 0 {
+                this.push_text(least, text);
+            }
+            this.push_run(index, grid);
+            this.tokens = end;
+        }
+        Ok(this)
+    }
+
     fn push_text(&mut self, index: u32, tokens: u32) -> u32 {
         self.runs.push(Run { index, position: self.next, picture: None });
         self.next += tokens;
@@ -124,10 +156,14 @@ impl PromptPositions {
         if found < expected || (last && found > expected) {
             return Err(PositionError::RunLength { picture, index, expected, found });
         }
-        self.runs.push(Run { index, position: self.next, picture: Some(picture) });
+        self.push_run(index, grid);
+        Ok(expected)
+    }
+
+    fn push_run(&mut self, index: u32, grid: Grid) {
+        self.runs.push(Run { index, position: self.next, picture: Some(self.grids.len()) });
         self.grids.push(grid);
         self.next += grid.token_rows().max(grid.token_columns());
-        Ok(expected)
     }
 
     /// Tokens of the prompt.
@@ -216,6 +252,28 @@ mod tests {
         let all = PromptPositions::new(&[9, 9, 9], PICTURE, &[grid(2, 2), grid(4, 2)]).expect("three tokens");
         assert_eq!((0..4).map(|i| all.at(i)).collect::<Vec<_>>(), [[0; 3], [1, 1, 1], [1, 2, 1], [3; 3]]);
         assert_eq!(all.picture_row(2), Some(PictureRow { picture: 1, row: 1 }));
+    }
+
+    #[test]
+    fn places_say_as_much_as_the_prompt() {
+        let (ids, grids) = ([1, 9, 9, 9, 9, 9, 9, 9, 2, 9, 3, 4], [grid(4, 6), grid(2, 2), grid(2, 2)]);
+        let prompt = PromptPositions::new(&ids, PICTURE, &grids).expect("they match");
+        let placed = PromptPositions::of_places([1, 7, 9].into_iter().zip(grids)).expect("apart");
+        for index in 0..40 {
+            assert_eq!(placed.at(index), prompt.at(index), "{index}");
+            assert_eq!(placed.picture_row(index), prompt.picture_row(index), "{index}");
+        }
+        assert_eq!((placed.tokens(), placed.grids(), placed.rope_delta()), (10, prompt.grids(), prompt.rope_delta()));
+        let none = PromptPositions::of_places([]).expect("text");
+        assert_eq!((none.at(7), none.picture_row(0)), ([7; 3], None));
+    }
+
+    #[test]
+    fn places_must_not_overlap() {
+        let refused = |at: [u32; 2]| PromptPositions::of_places(at.map(|at| (at, grid(2, 4)))).expect_err("refused");
+        assert_eq!(refused([3, 4]), PositionError::Place { picture: 1, index: 4, least: 5 });
+        assert_eq!(refused([0, u32::MAX]), PositionError::Place { picture: 1, index: u32::MAX, least: 2 });
+        assert!(PromptPositions::of_places([(3, grid(2, 4)), (5, grid(2, 4))]).is_ok());
     }
 
     #[test]

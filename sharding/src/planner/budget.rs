@@ -5,9 +5,10 @@
 
 use protocol::{ByteBudget, Dtype, Rank, RankCut, ReductionTree};
 
-use super::request::{PICTURE_PATCHES_MAX, PlanRequest};
+use super::request::PlanRequest;
+use super::seeing::seeing_bytes;
 use crate::partition::{Rule, TensorSlice, slices};
-use crate::spec::{ModelSpec, VisionSpec};
+use crate::spec::ModelSpec;
 
 /// Bytes of an activation, a KV element, a norm or a bias: all f32.
 const F32_BYTES: u64 = 4;
@@ -26,18 +27,25 @@ pub fn prompt_rows_max(spec: &ModelSpec, step_tokens: u32) -> u32 {
     (PROMPT_LOGITS_MAX / spec.vocab_size.max(1)).min(step_tokens).max(1)
 }
 
-/// Budget of `rank`, whose cut stands at its place in `cuts`, with a KV cache of `kv_tokens` tokens.
+/// Budget of `rank`, whose cut stands at its place in `cuts`, for contexts of `context_tokens` in a KV cache of `kv_tokens`
+/// tokens.
 ///
 /// # Panics
 /// When `rank` is not below the number of cuts, or the cuts do not cover the model ([`super::cuts`] gives ones that do).
 #[must_use]
-pub fn budget(spec: &ModelSpec, request: &PlanRequest<'_>, cuts: &[RankCut], rank: Rank, kv_tokens: u32) -> ByteBudget {
+pub fn budget(
+    spec: &ModelSpec,
+    request: &PlanRequest<'_>,
+    cuts: &[RankCut],
+    rank: Rank,
+    (context_tokens, kv_tokens): (u32, u32),
+) -> ByteBudget {
     let cut = &cuts[rank.index()];
     ByteBudget {
         weights: weight_bytes(spec, cut, request.dtype, request.stored_f32),
         kv_cache: kv_bytes_per_token(spec, cut) * u64::from(kv_tokens),
         activations: activation_bytes(spec, request, cuts, rank)
-            .saturating_add(spec.vision.as_ref().map_or(0, picture_bytes))
+            .saturating_add(spec.vision.as_ref().map_or(0, |vision| seeing_bytes(vision, context_tokens, rank)))
             .saturating_add(OVERHEAD_BYTES),
     }
 }
@@ -73,16 +81,6 @@ pub fn kv_bytes_per_token(spec: &ModelSpec, cut: &RankCut) -> u64 {
     let head = u64::from(spec.head_dim);
     let elements = head + head.next_multiple_of(TILE_ROWS);
     u64::from(spec.num_layers) * u64::from(cut.kv_heads.len()) * elements * F32_BYTES
-}
-
-/// A bound on what encoding one picture of [`PICTURE_PATCHES_MAX`] patches holds at once; a rank encodes one at a time.
-fn picture_bytes(vision: &VisionSpec) -> u64 {
-    let (hidden, patch) = (u64::from(vision.hidden_size), u64::from(vision.patch_elements()));
-    // In a block: the stream, its normed copy or what attention gives, the fused product, one head's packed keys and values,
-    // the angles of half a head twice. Before it: pixels and the first stream.
-    let head = u64::from(vision.head_dim());
-    let block = 5 * hidden + 2 * head.next_multiple_of(TILE_ROWS) + head;
-    u64::from(PICTURE_PATCHES_MAX) * block.max(patch + 2 * hidden) * F32_BYTES
 }
 
 /// A bound on what the largest step holds at once.

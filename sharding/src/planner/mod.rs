@@ -8,6 +8,7 @@ mod cut;
 mod error;
 mod placement;
 mod request;
+mod seeing;
 mod table;
 
 use protocol::{Plan, RankPlan};
@@ -19,6 +20,7 @@ pub use request::{
     BLOCK_TOKENS, CONTEXT_TOKENS_DEFAULT_MAX, CONTEXT_TOKENS_SEEING_MAX, KV_TOKENS_DEFAULT_MAX, NodeCapacity,
     PICTURE_PATCHES_MAX, PlanRequest,
 };
+pub use seeing::{embedding_bytes, picture_cache_bytes, picture_levels_bytes};
 pub use table::MemoryTable;
 
 use crate::spec::ModelSpec;
@@ -31,8 +33,11 @@ pub fn plan(spec: &ModelSpec, request: &PlanRequest<'_>) -> Result<Plan, PlanErr
     let sizes = request.sizes(spec)?;
     let cuts = cuts(spec, &Shares::even(request.world_size));
     let with_kv = |kv_tokens: u32| {
-        let budgets: Vec<_> =
-            request.world_size.ranks().map(|rank| budget(spec, request, &cuts, rank, kv_tokens)).collect();
+        let budgets: Vec<_> = request
+            .world_size
+            .ranks()
+            .map(|rank| budget(spec, request, &cuts, rank, (sizes.context_tokens, kv_tokens)))
+            .collect();
         placement::place(&budgets, request.nodes).map(|nodes| (budgets, nodes))
     };
     let (kv_tokens, (budgets, nodes)) = match with_kv(sizes.kv_tokens) {

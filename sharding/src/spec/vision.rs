@@ -6,6 +6,7 @@
 use super::SpecError;
 use super::model::{FFN_MAX, HEADS_MAX, HIDDEN_MAX, LAYERS_MAX};
 use super::raw::Section;
+use crate::picture::{Grid, Size};
 
 /// Most pixels along a side of the pictures that the position table was learned for.
 const IMAGE_SIZE_MAX: u32 = 1 << 12;
@@ -91,6 +92,12 @@ impl VisionSpec {
     #[must_use]
     pub fn patch_elements(&self) -> u32 {
         CHANNELS * self.temporal_patch_size * self.patch_size * self.patch_size
+    }
+
+    /// How a picture of `size` pixels is cut; `None` where its sides are not whole tokens, or it is too large for any tower.
+    #[must_use]
+    pub fn grid(&self, size: Size) -> Option<Grid> {
+        Grid::of_pixels(size, self.patch_size, self.merge_size)
     }
 
     /// Patches of a token.

@@ -27,7 +27,7 @@ fn a_choice_among_several_is_the_choice_alone() {
                     cache_salt: case.cache_salt.clone(),
                     ..rig.request(&case.prompt, case.sampling.clone())
                 };
-                rig.send(request)
+                rig.send_with(request, case.pictures())
             };
             let streams: Vec<_> = requests.iter().map(send).collect();
             let found: Vec<_> =

@@ -15,9 +15,11 @@ mod tensor_parallel;
 
 use protocol::generate::{Choice, FinishReason, GenerateRequest, SamplingParams, TokenOutput};
 
+use super::levels::Levels;
 use super::real_models::{ALL, NANO, RealModel};
 use super::rig::{Rig, Stream};
-use crate::engine::EngineLimits;
+use super::shown::{self, Shown};
+use crate::engine::{EngineLimits, NewPicture};
 
 /// Tokens of an answer.
 const ANSWER: u32 = 16;
@@ -31,13 +33,21 @@ type Answer = (Vec<TokenOutput>, FinishReason);
 #[derive(Debug, Clone)]
 struct Case {
     prompt: Vec<u32>,
+    /// What stands in the prompt, and where it begins.
+    shown: Vec<(Shown, u32)>,
     choice: u16,
     sampling: SamplingParams,
     cache_salt: String,
 }
 
+impl Case {
+    fn pictures(&self) -> Vec<NewPicture<Levels>> {
+        self.shown.iter().map(|(shown, at)| shown.at(*at)).collect()
+    }
+}
+
 /// Prompts of 1 to about 80 tokens, each sampled in its own way: greedy and drawn, with and without penalties, filters,
-/// logprobs and stop ids.
+/// logprobs and stop ids. Of a model that sees, two in five have one or two pictures besides.
 fn cases(model: RealModel) -> Vec<Case> {
     let id = |i: usize, at: usize| {
         // Any two prompts differ from their first token on, so nothing is shared by chance.
@@ -45,13 +55,30 @@ fn cases(model: RealModel) -> Vec<Case> {
             (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (at as u64).wrapping_mul(0xD1B5_4A32_D192_ED03);
         u32::try_from((mixed >> 20) % u64::from(model.vocab - 100)).expect("below the vocabulary")
     };
-    let case = |i: usize| Case {
-        prompt: (0..1 + (i * 37) % 80).map(|at| id(i, at)).collect(),
-        choice: 0,
-        sampling: sampling(i),
-        cache_salt: format!("of case {i}"),
+    let sees = model.spec().vision.is_some();
+    let case = |i: usize| {
+        let text: Vec<u32> = (0..1 + (i * 37) % 80).map(|at| id(i, at)).collect();
+        let pictures = if sees { [0, 0, 1, 0, 2][i % 5] } else { 0 };
+        let (prompt, shown) = illustrated(model, text, pictures, i as u64);
+        Case { prompt, shown, choice: 0, sampling: sampling(i), cache_salt: format!("of case {i}") }
     };
     (0..REQUESTS).map(case).collect()
+}
+
+/// `text` with pictures of one to six tokens after its first thirds.
+fn illustrated(model: RealModel, text: Vec<u32>, pictures: usize, seed: u64) -> (Vec<u32>, Vec<(Shown, u32)>) {
+    if pictures == 0 {
+        return (text, Vec::new());
+    }
+    let shown: Vec<Shown> = (0..pictures as u64)
+        .map(|n| Shown::made_up(model, (1 + (seed as u32 + n as u32) % 2, 1 + seed as u32 % 3), 10 * seed + n))
+        .collect();
+    let third = text.len() / 3;
+    let mut texts = vec![text[..third].to_vec(), text[third..2 * third].to_vec(), text[2 * third..].to_vec()];
+    let rest = texts.split_off(pictures);
+    texts.push(rest.concat());
+    let (prompt, places) = shown::prompt(model, &texts, &shown);
+    (prompt, shown.into_iter().zip(places).collect())
 }
 
 fn sampling(i: usize) -> SamplingParams {
@@ -82,7 +109,7 @@ fn submit(rig: &mut Rig, case: &Case) -> Stream {
         cache_salt: case.cache_salt.clone(),
         ..rig.request(&case.prompt, case.sampling.clone())
     };
-    rig.send(request)
+    rig.send_with(request, case.pictures())
 }
 
 fn answer(mut stream: Stream, choice: u16) -> Answer {
