@@ -87,6 +87,18 @@ def its_checks_of_a_deployment_pass(client):
 
 
 @check
+def it_finds_the_model_by_its_exact_name(client):
+    # The client for iPhones wants the name in the list of models; the other asks for an answer.
+    asked = "base_url=sys.argv[1], model_name=sys.argv[2], api_key='EMPTY'"
+    look = f"import sys, main, ios; print([which.check_model_api({asked}) for which in (main, ios)])"
+    for url in (client.url, client.url.removesuffix("/v1") + "/api/paas/v4"):
+        printed = client.python(Phone(), "-c", look, url, client.model)
+        assert printed.endswith("[True, True]\n"), printed
+    printed = client.python(Phone(), "-c", look, client.url, client.model + "-other")
+    assert printed.endswith("[False, False]\n") and client.model in printed, printed
+
+
+@check
 def it_finds_the_phone(client):
     printed = client.python(Phone(), "main.py", "--list-devices")
     assert "stand-in-5554" in printed, printed

@@ -220,5 +220,50 @@ def the_stand_in_answers_what_agents_ask_of_a_phone(_):
     assert unknown.returncode != 0 and phone.done().pop()["did"] == "unknown", "an unknown command was taken"
 
 
+@check
+def answers_to_screens_equal_the_reference_and_reach_the_phone(agent):
+    told = 0
+    for golden in json.loads(GOLDENS.read_text())["conversations"]:
+        output = golden["outputs"]["freq_0.2"]
+        if golden["image"] is None or output["stop_id"] is None or output["min_top2_gap"] < GAP_MIN:
+            continue
+        picture = (GOLDENS.parent / golden["image"]).read_bytes()
+        phone = Phone({"home": picture})
+        screen = phone.adb("exec-out", "screencap", "-p")
+        equal(screen, picture, "the screenshot")
+        pictured = lambda part: seen(screen) if part["type"] == "image_url" else part
+        parts = lambda content: content if isinstance(content, str) else [pictured(p) for p in content]
+        text = agent.next([{**m, "content": parts(m["content"])} for m in golden["messages"]])
+        equal(text, output["text"], golden["id"])
+        action = action_of(text)
+        act(phone, action, size_of(screen))
+        only_that(traced(phone.done()), [(action, size_of(screen))])
+        told += 1
+    assert told >= 5, f"{told} goldens with pictures"
+
+
+@check
+def a_task_of_several_steps_does_to_the_phone_what_the_answers_say(agent):
+    for task in ("打开微信", "Open chrome"):
+        phone, actions = Phone(), []
+        history = [{"role": "system", "content": "Think in <think>, then act in <answer>."}]
+        for step in range(STEPS_MAX):
+            screen = phone.adb("exec-out", "screencap", "-p")
+            app = next((app for app, package in PACKAGES.items() if package == phone.focus()), "System Home")
+            where = json.dumps({"current_app": app}, ensure_ascii=False)
+            said = f"{task}\n\n{where}" if step == 0 else f"** Screen Info **\n\n{where}"
+            asked = {"type": "text", "text": said}
+            text = agent.next(history + [{"role": "user", "content": [seen(screen), asked]}])
+            action = action_of(text)
+            print(f"      {task}: {text!r}")
+            if action is None or action[0] == "finish":
+                break
+            act(phone, action, size_of(screen))
+            actions.append((action, size_of(screen)))
+            # Pictures that have been acted upon are not sent again.
+            history += [{"role": "user", "content": [asked]}, {"role": "assistant", "content": f"{text}</answer>"}]
+        only_that(traced(phone.done()), actions)
+
+
 if __name__ == "__main__":
     sys.exit(run(CHECKS, Agent, __doc__))
