@@ -140,3 +140,48 @@ impl Search {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use protocol::{Epoch, ReplicaId};
+
+    use super::*;
+
+    const GROUP: Group = (ReplicaId(1), Epoch(2));
+
+    fn lost() -> ApiError {
+        ApiError::ReplicaLost { reason: "gone".to_owned() }
+    }
+
+    #[test]
+    fn losses_and_refusals_are_bounded_apart() {
+        let mut search = Search::after(GROUP, lost());
+        for _ in 1..LOST_MAX {
+            assert_eq!(search.lost(GROUP, lost()), Ok(()));
+        }
+        for _ in 1..TURNED_AWAY_MAX {
+            assert_eq!(search.turned_away(GROUP, lost()), Ok(()));
+        }
+        let full = ApiError::ReplicaFull { retry: None };
+        assert_eq!(search.turned_away(GROUP, full.clone()), Err(full), "the last one is told");
+        assert_eq!(search.lost(GROUP, lost()), Err(lost()));
+    }
+
+    #[test]
+    fn pauses_grow_to_a_bound_and_follow_a_replica_that_says_when_it_has_room() {
+        let mut search = Search::after(GROUP, lost());
+        let mut pauses = Vec::new();
+        for _ in 1..TURNED_AWAY_MAX {
+            let before = Instant::now();
+            search.turned_away(GROUP, lost()).expect("within the budget");
+            assert!(search.again_at >= before + search.pause);
+            pauses.push(search.pause);
+        }
+        assert!(pauses[0] == 2 * PAUSE_MIN && pauses.is_sorted() && pauses.last() == Some(&PAUSE_MAX), "{pauses:?}");
+        for (said, followed) in [(Duration::from_secs(5), Duration::from_secs(5)), (Duration::MAX, ROOM_IN_MAX)] {
+            let (mut search, before) = (Search::after(GROUP, lost()), Instant::now());
+            search.turned_away(GROUP, ApiError::ReplicaFull { retry: Some(said) }).expect("within the budget");
+            assert!((before + followed..=Instant::now() + followed).contains(&search.again_at));
+        }
+    }
+}
