@@ -73,16 +73,19 @@ class Phone:
 
 
 def action_of(text):
-    """(name, arguments) of the action in an answer; finish, too, is one. None where there is none."""
-    found = [text.find(start) for start in ("do(", "finish(") if start in text]
-    if not found:
+    """(name, arguments) of the action in an answer; finish, too, is one. None where there is none, or none that can be done."""
+    start = next((text.index(begin) for begin in ("finish(message=", "do(action=") if begin in text), None)
+    if start is None:
         return None
     try:
-        call = ast.parse(text[min(found) :].strip(), mode="eval").body
-        arguments = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
+        call = ast.parse(text[start:].strip(), mode="eval").body
+        name, arguments = call.func.id, {word.arg: ast.literal_eval(word.value) for word in call.keywords}
     except (SyntaxError, ValueError, AttributeError):
         return None
-    return (arguments.pop("action", None) if call.func.id == "do" else "finish"), arguments
+    places = [arguments[key] for key in ("element", "start", "end") if key in arguments]
+    if not all(isinstance(at, list) and len(at) == 2 and all(isinstance(part, int) for part in at) for at in places):
+        return None
+    return (arguments.pop("action", None) if name == "do" else "finish"), arguments
 
 
 def point(element, size):
