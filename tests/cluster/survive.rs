@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use coordinator::metrics::names;
 use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt};
@@ -18,7 +20,7 @@ const AGAIN_WITHIN: Duration = Duration::from_secs(120);
 const TOKENS_BEFORE: usize = 4;
 
 /// Tokens of each answer.
-const ANSWER: usize = 200;
+const ANSWER: usize = 120;
 
 /// One kind of request; answers are long enough that no kill comes after their end.
 struct Kind {
@@ -31,6 +33,8 @@ fn kinds() -> Vec<Kind> {
     let integers = json!({ "type": "array", "items": { "type": "integer" }, "minItems": 100, "maxItems": 100 });
     let schema = json!({ "type": "json_schema", "json_schema": { "name": "n", "strict": true, "schema": integers } });
     let chat = [
+        // First, since its picture may take longer to encode than others to end.
+        ("picture", json!({ "temperature": 1.0, "seed": 4, "max_tokens": ANSWER, "ignore_eos": true })),
         ("structured", json!({ "temperature": 0.9, "seed": 3, "max_tokens": ANSWER, "response_format": schema })),
         ("greedy", json!({ "temperature": 0, "max_tokens": ANSWER, "ignore_eos": true })),
         (
@@ -48,7 +52,10 @@ fn kinds() -> Vec<Kind> {
     ];
     let mut kinds: Vec<Kind> = Vec::new();
     for (name, mut body) in chat {
-        body["messages"] = json!([{ "role": "user", "content": "tell me everything" }]);
+        let text = json!({ "type": "text", "text": "tell me everything" });
+        let picture = json!({ "type": "image_url", "image_url": { "url": picture() } });
+        let content = if name == "picture" { json!([picture, text]) } else { json!([text]) };
+        body["messages"] = json!([{ "role": "user", "content": content }]);
         kinds.push(Kind { name, path: "/v1/chat/completions", body });
     }
     let prompts = json!({
@@ -63,6 +70,11 @@ fn kinds() -> Vec<Kind> {
         kind.body["stream_options"] = json!({ "include_usage": true });
     }
     kinds
+}
+
+fn picture() -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/autoglm-nano-goldens/plain_images/06_swipe.png");
+    format!("data:image/png;base64,{}", STANDARD.encode(std::fs::read(path).expect("the fixture")))
 }
 
 /// What a client has read: by choice, each field's pieces joined; and the usage.
@@ -147,7 +159,6 @@ async fn all(
     kinds: &[Kind],
     middle: impl FnOnce(),
 ) -> Vec<(&'static str, Read)> {
-    // The first has a grammar, which may take longer to begin with than others to end.
     let begin = async |kind| {
         let mut reading = Reading::open(http, cluster, kind).await;
         reading.until(1).await;
