@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Drives a running endpoint that serves autoglm-nano with the official `openai` package and reports what does not hold.
 
-    openai_client.py http://127.0.0.1:8000/v1
+    openai_client.py http://127.0.0.1:8000/v1 [GOLDENS.json]
 
-Answers are compared with Hugging Face's (tests/fixtures/autoglm-nano-goldens). Exits 0 when every check holds, 1 when one
-does not, 2 when the endpoint cannot be used at all.
+Answers are compared with Hugging Face's, of tests/fixtures/autoglm-nano-goldens or of the file that is named. Exits 0 when
+every check holds, 1 when one does not, 2 when the endpoint cannot be used at all.
 """
 
+import base64
 import concurrent.futures
+import copy
 import http.client
 import json
 import pathlib
@@ -27,6 +29,8 @@ GOLDENS = pathlib.Path(__file__).parent.parent / "fixtures/autoglm-nano-goldens/
 GAP_MIN = 0.01
 # gateway.requests_max by default.
 REQUESTS_MAX = 512
+# Frequency penalty by the name of an output; others are of another precision.
+PENALTIES = {"freq_0.0": 0.0, "freq_0.2": 0.2, "f32_nopenalty": 0.0, "f32": 0.2}
 CHECKS = []
 
 
@@ -35,24 +39,36 @@ def check(function):
     return function
 
 
+def readable(golden, folder):
+    """The golden with its pictures in place of their paths."""
+    golden = {"max_tokens": 96, **copy.deepcopy(golden)}
+    for message in golden["messages"]:
+        for part in message["content"] if isinstance(message["content"], list) else []:
+            if part["type"] == "image_url":
+                data = base64.b64encode((folder / golden["image"]).read_bytes()).decode()
+                part["image_url"] = {"url": f"data:image/png;base64,{data}"}
+    return golden
+
+
 class Endpoint:
-    def __init__(self, url):
+    def __init__(self, url, goldens=GOLDENS):
+        goldens = pathlib.Path(goldens)
         self.url = url.rstrip("/")
         self.client = openai.OpenAI(base_url=self.url, api_key="none", max_retries=0, timeout=120)
         self.model = self.client.models.list().data[0].id
-        goldens = json.loads(GOLDENS.read_text())["conversations"]
-        self.goldens = [g for g in goldens if g["image"] is None]
+        self.goldens = [readable(g, goldens.parent) for g in json.loads(goldens.read_text())["conversations"]]
 
     def cases(self):
-        """(golden, its penalty, its expected output) for every text conversation."""
+        """(golden, its penalty, its expected output) for every conversation."""
         for golden in self.goldens:
             for name, output in golden["outputs"].items():
-                if output["min_top2_gap"] >= GAP_MIN:
-                    yield golden, float(name.removeprefix("freq_")), output
+                if name in PENALTIES and output["min_top2_gap"] >= GAP_MIN:
+                    yield golden, PENALTIES[name], output
 
-    def first(self):
-        golden, penalty, output = next(c for c in self.cases() if c[1] == 0.0)
-        return golden, output
+    def first(self, picture=False):
+        """The first conversation, about text or about a picture, and what is answered without a penalty."""
+        cases = ((g, o) for g, penalty, o in self.cases() if penalty == 0.0 and bool(g["image"]) == picture)
+        return next(cases)
 
     def ask(self, golden, penalty=0.0, **more):
         request = {"temperature": 0, "max_tokens": golden["max_tokens"], "frequency_penalty": penalty, **more}
@@ -375,7 +391,7 @@ def too_many_requests_are_told_when_to_come_back(e):
 
 @check
 def neighbours_change_nothing(e):
-    cases = list(e.cases())[:8]
+    cases = list(e.cases())[::5]
     with concurrent.futures.ThreadPoolExecutor(len(cases)) as pool:
         answers = list(pool.map(lambda c: e.ask(c[0], c[1]).choices[0].message.content, cases))
     for (golden, _, output), found in zip(cases, answers):
@@ -417,13 +433,14 @@ def a_client_that_goes_away_leaves_the_server_well(e):
     equal(e.ask(golden).choices[0].message.content, output["text"], "the answer afterwards")
 
 
-def run(checks, endpoint, usage):
-    """Runs the checks against what `endpoint` makes of the URL on the command line; the exit code."""
-    if len(sys.argv) != 2:
+def run(checks, endpoint, usage, args_max=1):
+    """Runs the checks against what `endpoint` makes of the URL (and what may follow it) on the command line; the exit code."""
+    args = sys.argv[1:]
+    if not 1 <= len(args) <= args_max:
         print(usage, file=sys.stderr)
         return 2
     try:
-        tried = endpoint(sys.argv[1])
+        tried = endpoint(*args)
     except Exception as error:  # whatever it is, nothing can be checked
         print(f"{sys.argv[1]} cannot be used: {error}", file=sys.stderr)
         return 2
@@ -443,4 +460,4 @@ def run(checks, endpoint, usage):
 
 
 if __name__ == "__main__":
-    sys.exit(run(CHECKS, Endpoint, __doc__))
+    sys.exit(run(CHECKS, Endpoint, __doc__, args_max=2))
