@@ -2,17 +2,24 @@
 //! the binary's own commands against the same cluster.
 
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
 use async_openai::Client;
 use async_openai::config::OpenAIConfig;
 use async_openai::error::OpenAIError;
 use async_openai::types::chat::{CreateChatCompletionRequest, CreateChatCompletionResponse, FinishReason};
 use async_openai::types::completions::CreateCompletionRequest;
+use coordinator::metrics::names;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-use crate::goldens::{Golden, text_only};
+use crate::goldens::{Golden, about_pictures, text_only};
 use crate::harness::Cluster;
+
+/// Within which a coordinator must tell what an engine counted.
+const TOLD_WITHIN: Duration = Duration::from_secs(30);
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(100);
 
 type OpenAi = Client<OpenAIConfig>;
 
@@ -70,6 +77,7 @@ async fn a_cluster_answers_as_the_reference_does_and_leaves_nothing_behind() {
     structured(&client, &goldens[0]).await;
     choices(&client, &goldens[0]).await;
     echo(&client, &goldens[0]).await;
+    pictures(&cluster, &client).await;
     errors(&client, &goldens[0]).await;
     terms(&cluster, &goldens[0]).await;
     commands(&cluster);
@@ -97,6 +105,29 @@ async fn equals_the_reference(client: &OpenAi, goldens: &[Golden]) {
         assert_eq!(finish, Some(expected), "{}", golden.id);
     }
     assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// Answers about pictures, alone and beside each other; each picture is encoded once, however often it comes.
+async fn pictures(cluster: &Cluster, client: &OpenAi) {
+    let goldens = about_pictures();
+    equals_the_reference(client, &goldens).await;
+    neighbours_change_nothing(client, &goldens).await;
+    let started = Instant::now();
+    let encoded = loop {
+        let metrics = reqwest::get(format!("{}/metrics", cluster.url())).await.expect("an answer");
+        let text = metrics.text().await.expect("text");
+        let value = |metric: names::Metric| {
+            let line = text.lines().find(|l| l.starts_with(metric.name) && !l.starts_with('#'))?;
+            line.rsplit_once(' ')?.1.parse::<f64>().ok()
+        };
+        // Whole, streamed, and eight of them once more.
+        if value(names::PICTURE_QUERIES).is_some_and(|queries| queries >= 2.0 * 16.0 + 8.0) {
+            break value(names::PICTURES_ENCODED);
+        }
+        assert!(started.elapsed() < TOLD_WITHIN, "{text}");
+        tokio::time::sleep(LOOK).await;
+    };
+    assert_eq!(encoded, Some(8.0));
 }
 
 async fn neighbours_change_nothing(client: &OpenAi, goldens: &[Golden]) {

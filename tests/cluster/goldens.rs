@@ -1,5 +1,7 @@
 //! The reference's greedy answers of autoglm-nano (Hugging Face transformers, f32).
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 /// Where the two best logits are nearer than this, another order of additions may choose the other.
@@ -26,13 +28,41 @@ pub(crate) struct Golden {
     pub(crate) stops: bool,
 }
 
+/// Where the answers and the pictures are.
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/autoglm-nano-goldens");
+
 /// Every answer to text alone.
 pub(crate) fn text_only() -> Vec<Golden> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/autoglm-nano-goldens/goldens_plain.json");
-    let all: Value = serde_json::from_str(&std::fs::read_to_string(path).expect("the fixture")).expect("JSON");
+    let out = goldens(false);
+    assert!(out.len() >= 30, "{} answers", out.len());
+    out
+}
+
+/// Every answer about a picture, which the conversation brings as a `data:` URL.
+pub(crate) fn about_pictures() -> Vec<Golden> {
+    let mut out = goldens(true);
+    assert_eq!(out.len(), 16, "answers about pictures");
+    out.iter_mut().for_each(|golden| inline(&mut golden.messages));
+    out
+}
+
+/// Puts files in the place of their names.
+fn inline(messages: &mut Value) {
+    let parts = messages.as_array_mut().expect("messages").iter_mut().filter_map(|m| m["content"].as_array_mut());
+    for part in parts.flatten() {
+        let Some(url) = part.pointer_mut("/image_url/url") else { continue };
+        let file = format!("{FIXTURES}/{}", url.as_str().expect("a name"));
+        let bytes = std::fs::read(file).expect("the picture");
+        *url = Value::String(format!("data:image/png;base64,{}", STANDARD.encode(bytes)));
+    }
+}
+
+fn goldens(with_picture: bool) -> Vec<Golden> {
+    let text = std::fs::read_to_string(format!("{FIXTURES}/goldens_plain.json")).expect("the fixture");
+    let all: Value = serde_json::from_str(&text).expect("JSON");
     let mut out = Vec::new();
     for conversation in all["conversations"].as_array().expect("conversations") {
-        if !conversation["image"].is_null() {
+        if conversation["image"].is_null() == with_picture {
             continue;
         }
         for (name, output) in conversation["outputs"].as_object().expect("outputs") {
@@ -52,6 +82,5 @@ pub(crate) fn text_only() -> Vec<Golden> {
             });
         }
     }
-    assert!(out.len() >= 30, "{} answers", out.len());
     out
 }
