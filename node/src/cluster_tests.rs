@@ -14,6 +14,7 @@ use protocol::frame::{Refusal, RefusalCode};
 use protocol::generate::{Choice, EndChoice, FinishReason, GenerateEvent, GenerateRequest, Priority, SamplingParams};
 use protocol::identity::{Identity, Role};
 use protocol::lease::{NodeOrders, NodeReport, RankGoal, RankOrder, WorkerPhase, WorkerStatus};
+use protocol::picture::{Picture, PicturePlace, PictureSize};
 use protocol::plan::RankAddr;
 use protocol::{
     ClusterId, DeploymentSpec, Dtype, Epoch, Generation, NodeId, Plan, Rank, ReplicaId, RequestId, Term, WorldSize,
@@ -289,6 +290,34 @@ impl Gateway {
     }
 }
 
+impl Gateway {
+    /// A request whose prompt is six picture tokens between two of text, with `place`, and then one frame of `rgb`, if any.
+    async fn see(&self, image: u32, place: PicturePlace, rgb: Option<Vec<u8>>) -> Stream {
+        let (mut send, recv) = self.connection.open(DEADLINE).await.expect("a stream");
+        let request = GenerateRequest {
+            request_id: RequestId::from_bytes([2; 16]),
+            replica: REPLICA,
+            prompt_ids: [[100].as_slice(), &[image; 6], &[200]].concat(),
+            pictures: vec![place],
+            choices: vec![Choice::only()],
+            priority: Priority::default(),
+            cache_salt: String::new(),
+            sampling: SamplingParams::greedy(8),
+            deadline_ms: 60_000,
+        };
+        send.send(self.epoch, &request, DEADLINE).await.expect("sent");
+        match rgb {
+            // Rank 0 may have refused it already.
+            Some(rgb) => match send.send(self.epoch, &Picture { rgb }, DEADLINE).await {
+                Ok(()) | Err(StreamError::Stopped { .. }) => {}
+                Err(e) => panic!("{e}"),
+            },
+            None => send.finish().expect("it is open"),
+        }
+        Stream { send, recv, epoch: self.epoch }
+    }
+}
+
 impl Stream {
     async fn next(&mut self) -> Result<GenerateEvent, StreamError> {
         self.recv.recv_message(self.epoch, DEADLINE).await
@@ -417,6 +446,48 @@ async fn a_killed_rank_costs_an_epoch_and_the_resumed_stream_goes_on() {
     let (rest, ()) = tokio::join!(last.take(60), agent.leave());
     ids.extend(rest.0);
     assert_eq!((ids, rest.1), (whole, Some(GenerateEvent::Finished { choice: 0, reason: FinishReason::Length })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn pictures_come_in_beside_a_request_and_bad_ones_are_refused() {
+    let cluster = Cluster::new();
+    let endpoint = cluster.endpoint();
+    let agent = cluster.agent(cluster.real_worker(), vec![endpoint.local_addr()]);
+    let mut leader = Leader::accept(&endpoint, 1).await;
+    let (serve, _) = leader.form(&Model::nano(), 1).await;
+    let gateway = Gateway::connect(&endpoint, serve, 1).await;
+    let image = 4090;
+
+    let size = PictureSize { height: 56, width: 84 };
+    let place = PicturePlace { at: 1, size };
+    let levels = |step: usize| (0..size.rgb_bytes()).map(|i| (i * step % 251) as u8).collect::<Vec<u8>>();
+    let (first, _) = gateway.see(image, place, Some(levels(3))).await.take(8).await;
+    let (again, _) = gateway.see(image, place, Some(levels(3))).await.take(8).await;
+    assert_eq!((first.len(), &again), (8, &first));
+
+    let sized = |height, width| PicturePlace { at: 1, size: PictureSize { height, width } };
+    let large = 256 * 14;
+    for (what, place, rgb) in [
+        ("picture 0 is said to begin at token 2", PicturePlace { at: 2, size }, Some(levels(3))),
+        ("expected sides of whole 28 pixels", sized(30, 28), Some(vec![0; 30 * 28 * 3])),
+        ("patches, at most 12768", sized(large, large), Some(vec![0; (large * large * 3) as usize])),
+        ("expected 4 picture tokens, found 6", sized(56, 56), Some(vec![0; 56 * 56 * 3])),
+        ("brings 14111 bytes", place, Some(levels(3)[1..].to_vec())),
+        ("above the limit", place, Some(vec![0; 2 * size.rgb_bytes()])),
+        ("picture 0 did not arrive", place, None),
+    ] {
+        let refusal = gateway.see(image, place, rgb).await.refusal().await;
+        assert_eq!(refusal.code, RefusalCode::BadRequest, "{refusal}");
+        assert!(refusal.detail.contains(what), "expected {what:?}: {refusal}");
+    }
+    // Tokens of text are no place for a picture.
+    let refusal = gateway.see(300, place, Some(levels(3))).await.refusal().await;
+    assert_eq!(refusal.code, RefusalCode::BadRequest);
+
+    // None of it has taken room from those that come after.
+    let (after, _) = gateway.see(image, place, Some(levels(3))).await.take(8).await;
+    assert_eq!(after, first);
+    agent.leave().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
