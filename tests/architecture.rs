@@ -37,6 +37,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("llguidance", &["node/src/grammar/"]),
     ("clap", &["src/"]),
     ("anyhow", &["src/"]),
+    ("reqwest", &["src/", "coordinator/src/gateway/pictures/"]),
     ("prometheus", &["coordinator/src/metrics/"]),
     ("redb", &["coordinator/src/raft/"]),
     ("bincode", &["coordinator/src/raft/"]),

@@ -35,6 +35,8 @@ pub struct CoordinatorConfig {
     pub lease: LeaseTimings,
     /// Bounds of the gateway.
     pub gateway: GatewayLimits,
+    /// Hosts that the gateway fetches pictures from; none: not any.
+    pub picture_hosts: Vec<String>,
     /// Whether the public listener serves `/metrics`.
     pub serve_metrics: bool,
 }

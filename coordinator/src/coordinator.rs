@@ -111,7 +111,8 @@ impl Coordinator {
         let (view_tx, view) = watch::channel(Arc::default());
         let (pictures_tx, pictures) = watch::channel(Arc::new(Picture::unknown(Instant::now().into_std())));
         let metrics = config.serve_metrics.then_some(pictures);
-        let public = GatewayConfig { listen: config.public_listen, limits: config.gateway, metrics };
+        let picture_hosts = config.picture_hosts.clone();
+        let public = GatewayConfig { listen: config.public_listen, limits: config.gateway, picture_hosts, metrics };
         let gateway = match Gateway::start(public, view.clone(), endpoint.clone(), cancel.clone()).await {
             Ok(gateway) => gateway,
             Err(e) => {

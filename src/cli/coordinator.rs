@@ -90,6 +90,7 @@ fn settled(config: &Config, id: CoordinatorId) -> Result<CoordinatorConfig, Fail
             picture_bytes_max: config.gateway.picture_bytes_max,
             request_timeout_ms: config.gateway.request_timeout_ms,
         },
+        picture_hosts: config.gateway.picture_hosts.clone(),
         serve_metrics: config.gateway.metrics == Switch::On,
     })
 }

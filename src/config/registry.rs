@@ -104,6 +104,7 @@ pub(super) const KEYS: &[Key] = &[
         "bytes",
         "memory of pictures in flight; more get a 429",
     ),
+    key("gateway.picture_hosts", Kind::Names(64), NoNames, "", "http(s) pictures come from these alone; none: never"),
     key(
         "gateway.request_timeout_ms",
         int(1_000, 86_400_000),

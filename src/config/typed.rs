@@ -74,7 +74,7 @@ pub(crate) struct LeaseConfig {
 }
 
 /// `[gateway]`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct GatewayConfig {
     /// Largest body, bytes.
     pub(crate) body_bytes_max: u32,
@@ -86,6 +86,8 @@ pub(crate) struct GatewayConfig {
     pub(crate) queue_bytes_max: u64,
     /// Memory that pictures may hold, bytes.
     pub(crate) picture_bytes_max: u64,
+    /// Hosts that pictures are fetched from.
+    pub(crate) picture_hosts: Vec<String>,
     /// Longest life of a request, ms.
     pub(crate) request_timeout_ms: u32,
     /// What SIGTERM leaves to running requests, ms.

@@ -147,9 +147,9 @@ fn picture(at: &str, map: &mut Map<String, Value>) -> Result<PictureSource, ApiE
     };
     let param = format!("{at}.{key}");
     match map.get_mut(key).map(Value::take) {
-        Some(Value::String(url)) => Ok(PictureSource { param, url }),
+        Some(Value::String(url)) => Ok(PictureSource::new(param, url)),
         Some(Value::Object(mut inner)) => match inner.get_mut("url").map(Value::take) {
-            Some(Value::String(url)) => Ok(PictureSource { param, url }),
+            Some(Value::String(url)) => Ok(PictureSource::new(param, url)),
             None => Err(ApiError::Missing { param: format!("{param}.url") }),
             Some(other) => Err(wrong(&format!("{param}.url"), "a string", &other)),
         },

@@ -79,4 +79,5 @@ mod wait;
 
 pub use bundle::{BundleError, check_model_files};
 pub use counters::GatewayStats;
+pub use pictures::RemoteError;
 pub use server::{Gateway, GatewayConfig, GatewayError};

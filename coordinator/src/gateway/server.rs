@@ -19,7 +19,7 @@ use super::admission::{Bounds, Gate, Places};
 use super::bundles::Bundles;
 use super::counters::{Counters, GatewayStats};
 use super::dispatch::Dispatch;
-use super::pictures::{Decoders, PictureMemory};
+use super::pictures::{Decoders, PictureMemory, Remote, RemoteError};
 use super::quic::QuicDispatch;
 use super::routes;
 use super::state::{App, unix_now};
@@ -50,6 +50,9 @@ pub struct GatewayConfig {
     pub listen: SocketAddr,
     /// Bounds.
     pub limits: GatewayLimits,
+    /// Hosts that pictures are fetched from, each a name, with a port where it is not the scheme's own; none: pictures come in
+    /// requests alone.
+    pub picture_hosts: Vec<String>,
     /// What `/metrics` tells of the cluster; `None`: there is no such route.
     pub metrics: Option<watch::Receiver<Arc<Picture>>>,
 }
@@ -65,6 +68,9 @@ pub enum GatewayError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// Pictures cannot be fetched from the listed hosts.
+    #[error("cannot fetch pictures for clients: {0}")]
+    Pictures(#[from] RemoteError),
 }
 
 /// A running gateway. Dropped without [`Gateway::shutdown`], it ends at once.
@@ -117,6 +123,7 @@ impl Gateway {
             dispatch,
             places: Places::new(config.limits.requests_max),
             gate,
+            remote: Remote::new(&config.picture_hosts)?,
             decoders: Decoders::new(),
             picture_memory: PictureMemory::new(config.limits.picture_bytes_max),
             counters: Counters::default(),

@@ -16,7 +16,7 @@ use super::counters::Counters;
 use super::dispatch::Dispatch;
 use super::errors::{ApiError, quote};
 use super::fields::RawRequest;
-use super::pictures::{Decoders, Eyes, PictureMemory};
+use super::pictures::{Decoders, Eyes, PictureMemory, Remote};
 use super::validate::ValidRequest;
 use crate::config::GatewayLimits;
 use crate::metrics::Picture;
@@ -29,6 +29,8 @@ pub(super) struct App {
     pub(super) dispatch: Arc<dyn Dispatch>,
     pub(super) places: Places,
     pub(super) gate: Gate,
+    /// `None` where pictures are taken from requests alone.
+    pub(super) remote: Option<Remote>,
     pub(super) decoders: Decoders,
     pub(super) picture_memory: PictureMemory,
     pub(super) counters: Counters,

@@ -98,6 +98,7 @@ impl Cluster {
             raft: RaftTimings { heartbeat_ms: 100, election_min_ms: 400, election_max_ms: 800 },
             lease: LeaseTimings { heartbeat_ms: 100, lease_ms: 1500 },
             gateway: GatewayLimits::default(),
+            picture_hosts: Vec::new(),
             serve_metrics: self.serve_metrics,
         }
     }

@@ -78,7 +78,12 @@ impl Harness {
         let dir = tempfile::tempdir().unwrap();
         write_model(dir.path());
         let (view, receiver) = watch::channel(Arc::new(ClusterView::default()));
-        let config = GatewayConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), limits, metrics: None };
+        let config = GatewayConfig {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            limits,
+            picture_hosts: Vec::new(),
+            metrics: None,
+        };
         let gateway = Gateway::start_over(config, receiver, scripted, CancellationToken::new()).await.unwrap();
         Self { gateway, view, seen, dir, sees: false }
     }

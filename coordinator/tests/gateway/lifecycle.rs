@@ -93,11 +93,16 @@ async fn an_idle_gateway_ends_at_once() {
 #[tokio::test]
 async fn a_port_in_use_is_named() {
     let h = Harness::playing(vec![length()]).await;
-    let config = GatewayConfig { listen: h.gateway.addr(), limits: GatewayLimits::default(), metrics: None };
+    let config = GatewayConfig {
+        listen: h.gateway.addr(),
+        limits: GatewayLimits::default(),
+        picture_hosts: Vec::new(),
+        metrics: None,
+    };
     let (_sender, view) = watch::channel(Arc::new(ClusterView::default()));
     let (scripted, _seen) = Scripted::new(vec![]);
     let error = Gateway::start_over(config, view, scripted, CancellationToken::new()).await.unwrap_err();
-    let GatewayError::Listen { addr, .. } = &error;
+    let GatewayError::Listen { addr, .. } = &error else { panic!("{error}") };
     assert_eq!(*addr, h.gateway.addr());
     assert!(error.to_string().contains(&format!("cannot listen on {addr}")), "{error}");
 }

@@ -180,6 +180,7 @@ async fn a_picture_that_is_none_is_refused_by_its_place() {
         ("data:image/png;base64,".to_owned(), "empty_image_file", "empty"),
         ("data:image/png;base64,§".to_owned(), "invalid_base64_image", "base64"),
         ("data:image/png,abc".to_owned(), "invalid_image_url", "data:image/png,abc"),
+        ("http://localhost/a.png".to_owned(), "image_url_not_allowed", "off here"),
         ("file:///etc/passwd".to_owned(), "invalid_image_url", "file:///etc/passwd"),
     ];
     for (url, code, message) in cases {

@@ -60,7 +60,12 @@ impl Cluster {
         let rank0 = node_endpoint(&ca, "node-1");
         let ours = Endpoint::bind(loopback(), &identity(&ca, Role::Coordinator, "c-1"), &[]).unwrap();
         let (view, receiver) = watch::channel(Arc::new(ClusterView::default()));
-        let config = GatewayConfig { listen: loopback(), limits: GatewayLimits::default(), metrics: None };
+        let config = GatewayConfig {
+            listen: loopback(),
+            limits: GatewayLimits::default(),
+            picture_hosts: Vec::new(),
+            metrics: None,
+        };
         let gateway = Gateway::start(config, receiver, ours, CancellationToken::new()).await.unwrap();
         let dir = tempfile::tempdir().unwrap();
         write_model(dir.path());

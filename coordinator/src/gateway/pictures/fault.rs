@@ -5,6 +5,21 @@ use sharding::picture::{ResizeError, Size};
 /// Why a picture is not taken.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub(in crate::gateway) enum PictureFault {
+    /// A picture elsewhere, where none is fetched.
+    #[error("pictures by http(s) URL are off here; send a data: URL")]
+    RemoteOff,
+    /// A picture at a host that is not listed, or that does not stand in the public internet.
+    #[error("pictures are not fetched from {host}")]
+    HostNotAllowed {
+        /// Which, cut short.
+        host: String,
+    },
+    /// It could not be fetched.
+    #[error("the picture cannot be fetched: {reason}")]
+    Remote {
+        /// Why.
+        reason: String,
+    },
     /// Neither a `data:` URL nor bare base64.
     #[error("expected a data: URL with base64, found {found}")]
     Url {
@@ -62,6 +77,8 @@ impl PictureFault {
     /// `code` of the error object.
     pub(in crate::gateway) fn code(&self) -> &'static str {
         match self {
+            Self::RemoteOff | Self::HostNotAllowed { .. } => "image_url_not_allowed",
+            Self::Remote { .. } => "failed_to_download_image",
             Self::Url { .. } => "invalid_image_url",
             Self::Base64 { .. } => "invalid_base64_image",
             Self::Empty => "empty_image_file",

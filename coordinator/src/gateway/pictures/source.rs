@@ -1,7 +1,9 @@
 //! Where a picture comes from: the text of an `image_url` part.
 //!
 //! Taken: `data:[<type>][;<attribute>]*;base64,<base64>` (RFC 2397), whatever type it claims, and base64 without a scheme, as
-//! GLM's own API takes it. Not here: what kind of file it is.
+//! GLM's own API takes it; `http(s)` URLs, once what stands there has been fetched. Not here: fetching, and what kind of file it is.
+
+use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -24,19 +26,53 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 pub(in crate::gateway) struct PictureSource {
     /// Which part of the request, for errors: `messages[1].content[0].image_url`.
     pub(in crate::gateway) param: String,
+    from: From,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum From {
     /// The URL's text.
-    pub(in crate::gateway) url: String,
+    Url(String),
+    /// What stood at it.
+    Fetched(Vec<u8>),
 }
 
 impl PictureSource {
+    pub(in crate::gateway) fn new(param: String, url: String) -> Self {
+        Self { param, from: From::Url(url) }
+    }
+
+    /// Whether its file is still elsewhere.
+    pub(super) fn is_remote(&self) -> bool {
+        let url = self.url().trim_start();
+        ["http://", "https://"].iter().any(|scheme| starts_with(url, scheme))
+    }
+
+    /// The URL's text; nothing once the file has come.
+    pub(super) fn url(&self) -> &str {
+        match &self.from {
+            From::Url(url) => url,
+            From::Fetched(_) => "",
+        }
+    }
+
+    /// Takes over what stood at the URL.
+    pub(super) fn came(&mut self, file: Vec<u8>) {
+        self.from = From::Fetched(file);
+    }
+
     /// The file's bytes.
     ///
     /// # Errors
     /// [`PictureFault::Url`], [`PictureFault::Base64`], [`PictureFault::Empty`].
-    pub(super) fn bytes(&self) -> Result<Vec<u8>, PictureFault> {
-        let text = base64_of(self.url.trim())?;
+    pub(super) fn bytes(&self) -> Result<Cow<'_, [u8]>, PictureFault> {
+        let url = match &self.from {
+            From::Url(url) => url,
+            From::Fetched(file) => return Ok(Cow::Borrowed(file)),
+        };
+        let text = base64_of(url.trim())?;
         let bytes = BASE64.decode(text).map_err(|e| PictureFault::Base64 { reason: e.to_string() })?;
-        if bytes.is_empty() { Err(PictureFault::Empty) } else { Ok(bytes) }
+        if bytes.is_empty() { Err(PictureFault::Empty) } else { Ok(Cow::Owned(bytes)) }
     }
 
     /// An error about this picture.
@@ -45,10 +81,14 @@ impl PictureSource {
     }
 }
 
+/// Whatever the case.
+fn starts_with(url: &str, scheme: &str) -> bool {
+    url.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme))
+}
+
 fn base64_of(url: &str) -> Result<&str, PictureFault> {
-    let is_scheme = |text: &str| url.get(..text.len()).is_some_and(|head| head.eq_ignore_ascii_case(text));
     let unknown = || PictureFault::Url { found: quote(&url.chars().take(40).collect::<String>()) };
-    if is_scheme("data:") {
+    if starts_with(url, "data:") {
         let comma = url.bytes().take(HEAD_BYTES_MAX).position(|b| b == b',').ok_or_else(unknown)?;
         let encoded = url[..comma].rsplit(';').next().is_some_and(|last| last.trim().eq_ignore_ascii_case("base64"));
         return if encoded { Ok(&url[comma + 1..]) } else { Err(unknown()) };
@@ -64,7 +104,7 @@ mod tests {
     use super::*;
 
     fn bytes(url: &str) -> Result<Vec<u8>, PictureFault> {
-        PictureSource { param: "p".to_owned(), url: url.to_owned() }.bytes()
+        PictureSource::new("p".to_owned(), url.to_owned()).bytes().map(Cow::into_owned)
     }
 
     #[test]

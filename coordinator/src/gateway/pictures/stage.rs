@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::expand::expand;
 use super::file::PictureFile;
-use super::{PictureFault, PictureSource, Shown};
+use super::{PictureFault, PictureSource, Remote, Shown};
 use crate::gateway::admission::Permit;
 use crate::gateway::draft::Draft;
 use crate::gateway::errors::ApiError;
@@ -41,21 +41,28 @@ impl Decoders {
 }
 
 impl App {
-    /// Decodes and sizes the pictures of a request.
+    /// Fetches, decodes and sizes the pictures of a request.
     ///
     /// # Errors
     /// [`ApiError`] about a picture, the context or the memory; [`ApiError::Deadline`], [`ApiError::ShuttingDown`].
     pub(in crate::gateway) async fn show(
         self: &Arc<Self>,
         permit: Permit,
-        draft: Draft,
+        mut draft: Draft,
         deadline: Instant,
     ) -> Result<(Permit, ValidRequest), ApiError> {
+        let timeout = draft.timeout();
+        let fetched =
+            Remote::fetch(self.remote.as_ref(), &mut draft.sources, self.limits.body_bytes_max, deadline, timeout);
+        tokio::select! {
+            () = self.stop.cancelled() => return Err(ApiError::ShuttingDown),
+            fetched = fetched => fetched?,
+        }
         let place = tokio::select! {
             () = self.stop.cancelled() => return Err(ApiError::ShuttingDown),
             place = self.decoders.place(deadline) => place,
         };
-        let place = place.ok_or_else(|| ApiError::Deadline { timeout: draft.timeout() })?;
+        let place = place.ok_or(ApiError::Deadline { timeout })?;
         self.off_runtime(permit, move |app| {
             let valid = with_pictures(draft, app);
             drop(place);
