@@ -255,7 +255,7 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
     /// Hands a request that there is room for to the scheduler.
     fn enter(&mut self, applicant: Applicant) {
         let Applicant { request, new, choices, sampling, constraints, .. } = applicant;
-        let request_id = request.request_id;
+        let (request_id, waited_ms) = (request.request_id, request.arrived.elapsed().as_millis());
         let admissions = self.planner.scheduler().enter(&new);
         let mut queued = Vec::with_capacity(choices.len());
         let mut constraints = constraints.into_iter();
@@ -264,7 +264,7 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
             match admission {
                 Admission::Finished(reason) => request.reply(Reply::Finished { choice: choice.index, reason }),
                 Admission::Queued(seq) => {
-                    tracing::debug!(%request_id, choice = choice.index, seq = seq.0, "choice queued");
+                    tracing::debug!(%request_id, choice = choice.index, seq = seq.0, waited_ms, "choice queued");
                     let sampler = Sampler::new(sampling.clone(), choice.index, &new.prompt, &choice.resume)
                         .constrained(constraint);
                     if sampler.is_complete() {

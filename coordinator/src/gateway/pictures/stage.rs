@@ -4,7 +4,7 @@
 //! by headers alone is refused before the first picture is decoded.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use protocol::picture::{Picture, PictureSize};
 use sharding::PixelSpec;
@@ -93,12 +93,14 @@ fn with_pictures(draft: Draft, app: &App) -> Result<ValidRequest, ApiError> {
         ApiError::PictureMemory { found, max, retry: app.gate.one_is_over_in() }
     };
     let held = app.picture_memory.hold(bytes).ok_or_else(full)?;
-    let levels = sources.iter().zip(opened).map(|(s, o)| o.levels().map_err(|e| s.at_fault(e)));
+    let mut decoding = Duration::ZERO;
+    let levels = sources.iter().zip(opened).map(|(s, o)| o.levels(&mut decoding).map_err(|e| s.at_fault(e)));
     let levels = levels.collect::<Result<Vec<_>, _>>()?;
     let prompt = &mut valid.prompts[0];
     (prompt.pictures.levels, prompt.pictures.held) = (levels, Some(held));
     let (pictures, prompt_tokens) = (sources.len(), prompt.ids.len());
-    tracing::debug!(pictures, prompt_tokens, bytes, ms = began.elapsed().as_millis(), "pictures decoded");
+    let (total_ms, decode_ms) = (began.elapsed().as_millis(), decoding.as_millis());
+    tracing::debug!(pictures, prompt_tokens, bytes, total_ms, decode_ms, "pictures decoded and sized");
     Ok(valid)
 }
 
@@ -120,9 +122,12 @@ fn open<'a>(file: &'a [u8], pixels: &PixelSpec) -> Result<Opened<'a>, PictureFau
 }
 
 impl Opened<'_> {
-    fn levels(self) -> Result<Picture, PictureFault> {
-        let PictureSize { height, width } = self.shown;
-        Ok(Picture { rgb: self.file.decode()?.resized(Size { height, width }).into_pixels() })
+    /// `decoding` grows by what decoding took.
+    fn levels(self, decoding: &mut Duration) -> Result<Picture, PictureFault> {
+        let (began, PictureSize { height, width }) = (Instant::now(), self.shown);
+        let decoded = self.file.decode()?;
+        *decoding += began.elapsed();
+        Ok(Picture { rgb: decoded.resized(Size { height, width }).into_pixels() })
     }
 }
 
