@@ -6,14 +6,11 @@
 use serde_json::{Map, Value};
 
 use super::raw::{Section, object};
+use super::vision::{MERGE_MAX, PATCH_SIZE_MAX};
 use super::{SpecError, VisionSpec};
 
 /// The file, for messages.
 const FILE: &str = "preprocessor_config.json";
-/// Most pixels along a side of a patch.
-const PATCH_SIZE_MAX: u32 = 1 << 6;
-/// Most patches along a side of a token, and most frames of a patch.
-const MERGE_MAX: u32 = 1 << 3;
 /// Most pixels of a picture, over all frames, that a limit may allow.
 const PIXELS_MAX: u32 = 1 << 28;
 

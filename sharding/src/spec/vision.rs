@@ -11,9 +11,9 @@ use crate::picture::{Grid, Size};
 /// Most pixels along a side of the pictures that the position table was learned for.
 const IMAGE_SIZE_MAX: u32 = 1 << 12;
 /// Most pixels along a side of a patch.
-const PATCH_SIZE_MAX: u32 = 1 << 6;
+pub(super) const PATCH_SIZE_MAX: u32 = 1 << 6;
 /// Most patches along a side of a token, and most frames of a patch.
-const MERGE_MAX: u32 = 1 << 3;
+pub(super) const MERGE_MAX: u32 = 1 << 3;
 /// Base of the rotary frequencies where none is said; transformers 4 knows no other.
 const ROPE_THETA: f64 = 10_000.0;
 /// Colours of a pixel.

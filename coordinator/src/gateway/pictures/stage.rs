@@ -116,7 +116,7 @@ fn open<'a>(file: &'a [u8], pixels: &PixelSpec) -> Result<Opened<'a>, PictureFau
     let size = smart_resize(file.size(), pixels)?;
     let Size { height, width } = size;
     let max = u64::from(Grid::PATCHES_MAX) * u64::from(pixels.patch_size).pow(2);
-    let grid = Grid::new(height / pixels.patch_size, width / pixels.patch_size, pixels.merge_size)
+    let grid = Grid::of_pixels(size, pixels.patch_size, pixels.merge_size)
         .ok_or(PictureFault::TooLarge { found: size, max })?;
     Ok(Opened { file, shown: PictureSize { height, width }, grid })
 }
