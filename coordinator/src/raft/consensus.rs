@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use openraft::error::{CheckIsLeaderError, ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError};
 use openraft::{ServerState, SnapshotPolicy};
-use protocol::raft::RaftCall;
+use protocol::raft::{RaftCall, RaftRequest};
 use protocol::{ClusterId, CoordinatorId, Term};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -19,21 +19,28 @@ use transport::Endpoint;
 
 use super::codec;
 use super::error::{ProposeError, ReadError};
-use super::links::{LinkError, Links};
+use super::links::Links;
 use super::log_store::{LogError, LogStore};
 use super::network::Network;
 use super::server::FORWARDED_TIMEOUT;
 use super::snapshot::SnapshotError;
 use super::state_machine::{AppliedState, StateMachine};
 use super::type_config::{Member, NodeId, Outcome, Raft};
+use super::wires::{LinkError, Wires};
 use crate::config::{MemberAddrs, RaftTimings};
 use crate::reconcile::{Heard, HeardTold};
 use crate::state::{Applied, Command};
 
-/// Entries between two snapshots: what bounds the log.
-const SNAPSHOT_ENTRIES: u64 = 512;
-/// Entries that are kept behind a snapshot, for followers that are a little late.
-const KEPT_ENTRIES: u64 = 256;
+/// What bounds the log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LogBounds {
+    /// Entries between two snapshots.
+    pub(super) snapshot_entries: u64,
+    /// Entries that are kept behind a snapshot, for followers that are a little late.
+    pub(super) kept_entries: u64,
+}
+
+const LOG_BOUNDS: LogBounds = LogBounds { snapshot_entries: 512, kept_entries: 256 };
 /// How long a part of a snapshot may take to arrive and be installed, ms.
 const SNAPSHOT_TIMEOUT_MS: u64 = 5_000;
 /// Pause before a command goes to the next leader.
@@ -98,7 +105,7 @@ struct Inner {
     id: CoordinatorId,
     cluster: ClusterId,
     raft: Raft,
-    links: Arc<Links>,
+    wires: Arc<dyn Wires>,
     applied: watch::Receiver<AppliedState>,
     leadership: watch::Receiver<Leadership>,
     /// What this coordinator has heard of workers, while it leads.
@@ -116,26 +123,39 @@ impl Consensus {
         tasks: &TaskTracker,
         cancel: &CancellationToken,
     ) -> Result<Self, ConsensusError> {
-        let raft_config = Arc::new(raft_config(config.timings)?);
         let dir = config.dir.to_owned();
         let open = move || {
             let log = LogStore::open(&dir)?;
             let state_machine = StateMachine::open(&dir, log.purged()?)?;
             Ok::<_, ConsensusError>((log, state_machine))
         };
-        let (log, state_machine) =
+        let stores =
             tokio::task::spawn_blocking(open).await.expect("opening stores does not panic, and is never aborted")?;
+        let wires = Arc::new(Links::start(config.id, config.members, endpoint, tasks, cancel));
+        let cluster = endpoint.identity().identity().cluster;
+        Self::over(config, LOG_BOUNDS, (cluster, wires), stores, tasks, cancel).await
+    }
+
+    /// Raft and its helpers over stores that are open and wires that are kept.
+    pub(super) async fn over(
+        config: ConsensusConfig<'_>,
+        bounds: LogBounds,
+        (cluster, wires): (ClusterId, Arc<dyn Wires>),
+        (log, state_machine): (LogStore, StateMachine),
+        tasks: &TaskTracker,
+        cancel: &CancellationToken,
+    ) -> Result<Self, ConsensusError> {
+        let raft_config = Arc::new(raft_config(config.timings, bounds)?);
         let applied = state_machine.subscribe();
-        let links = Arc::new(Links::start(config.id, config.members, endpoint, tasks, cancel));
-        let raft = Raft::new(config.id.0, raft_config, Network(Arc::clone(&links)), log, state_machine)
+        let network = Network { cluster, wires: Arc::clone(&wires) };
+        let raft = Raft::new(config.id.0, raft_config, network, log, state_machine)
             .await
             .map_err(|e| ConsensusError::Raft { reason: e.to_string() })?;
         let (leadership_tx, leadership) = watch::channel(Leadership { term: Term(0), leader: None, here: false });
         tasks.spawn(follow(raft.clone(), config.timings, leadership_tx, cancel.clone()));
-        tasks.spawn(initialize(raft.clone(), Arc::clone(&links), config.members.to_vec(), cancel.clone()));
-        let cluster = endpoint.identity().identity().cluster;
+        tasks.spawn(initialize(raft.clone(), Arc::clone(&wires), config.members.to_vec(), cancel.clone()));
         let heard = watch::Sender::default();
-        let inner = Inner { id: config.id, cluster, raft, links, applied, leadership, heard };
+        let inner = Inner { id: config.id, cluster, raft, wires, applied, leadership, heard };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -166,7 +186,7 @@ impl Consensus {
     /// The other coordinators that this one is connected to.
     #[must_use]
     pub fn reached(&self) -> BTreeSet<CoordinatorId> {
-        self.inner.links.up()
+        self.inner.wires.up()
     }
 
     pub(super) fn raft(&self) -> &Raft {
@@ -202,6 +222,17 @@ impl Consensus {
         }
     }
 
+    async fn call(
+        &self,
+        peer: CoordinatorId,
+        call: RaftCall,
+        body: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<Vec<u8>, LinkError> {
+        let request = RaftRequest { cluster: self.inner.cluster, call, body };
+        self.inner.wires.call(peer, request, timeout).await.map(|response| response.body)
+    }
+
     async fn propose_at(
         &self,
         leader: CoordinatorId,
@@ -209,7 +240,7 @@ impl Consensus {
         timeout: Duration,
     ) -> Result<Applied, ProposeError> {
         let waited_ms = timeout.as_millis() as u64;
-        match self.inner.links.call(leader, RaftCall::Propose, codec::encode(command), timeout).await {
+        match self.call(leader, RaftCall::Propose, codec::encode(command), timeout).await {
             Ok(body) => codec::decode(&body).unwrap_or(Err(ProposeError::Unknown { waited_ms })),
             Err(LinkError::Down { .. }) => Err(ProposeError::NotLeader { leader: None }),
             Err(LinkError::Call { .. }) => Err(ProposeError::Unknown { waited_ms }),
@@ -275,7 +306,7 @@ impl Consensus {
 
     async fn read_index_at(&self, leader: CoordinatorId) -> Result<u64, ReadError> {
         let no_quorum = ReadError::NoQuorum { waited_ms: FORWARDED_TIMEOUT.as_millis() as u64 };
-        match self.inner.links.call(leader, RaftCall::ReadIndex, Vec::new(), FORWARDED_TIMEOUT).await {
+        match self.call(leader, RaftCall::ReadIndex, Vec::new(), FORWARDED_TIMEOUT).await {
             Ok(body) => codec::decode(&body).unwrap_or(Err(no_quorum)),
             Err(LinkError::Down { .. }) => Err(ReadError::NotLeader { leader: None }),
             Err(LinkError::Call { .. }) => Err(no_quorum),
@@ -314,7 +345,7 @@ impl Consensus {
         if leader == self.inner.id {
             return self.heard_here();
         }
-        let told = self.inner.links.call(leader, RaftCall::Heard, Vec::new(), FORWARDED_TIMEOUT).await.ok()?;
+        let told = self.call(leader, RaftCall::Heard, Vec::new(), FORWARDED_TIMEOUT).await.ok()?;
         let told: Option<HeardTold> = codec::decode(&told).ok()?;
         Some(Arc::new(told?.heard(std::time::Instant::now())))
     }
@@ -347,16 +378,16 @@ fn leader_of(to: &ForwardToLeader<NodeId, Member>) -> Option<CoordinatorId> {
     to.leader_id.map(CoordinatorId)
 }
 
-fn raft_config(timings: RaftTimings) -> Result<openraft::Config, ConsensusError> {
+fn raft_config(timings: RaftTimings, bounds: LogBounds) -> Result<openraft::Config, ConsensusError> {
     let config = openraft::Config {
         cluster_name: "shardglm".to_owned(),
         heartbeat_interval: u64::from(timings.heartbeat_ms),
         election_timeout_min: u64::from(timings.election_min_ms),
         election_timeout_max: u64::from(timings.election_max_ms),
         install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_ENTRIES),
-        max_in_snapshot_log_to_keep: KEPT_ENTRIES,
-        replication_lag_threshold: SNAPSHOT_ENTRIES * 2,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(bounds.snapshot_entries),
+        max_in_snapshot_log_to_keep: bounds.kept_entries,
+        replication_lag_threshold: bounds.snapshot_entries * 2,
         ..openraft::Config::default()
     };
     config.validate().map_err(|e| ConsensusError::Timings { timings, reason: e.to_string() })
@@ -387,11 +418,11 @@ async fn follow(raft: Raft, timings: RaftTimings, leadership: watch::Sender<Lead
 
 /// Forms the cluster where the log is empty. Every member does so with the same members, once a majority is there to
 /// vote; whose election comes first leads.
-async fn initialize(raft: Raft, links: Arc<Links>, members: Vec<MemberAddrs>, cancel: CancellationToken) {
+async fn initialize(raft: Raft, wires: Arc<dyn Wires>, members: Vec<MemberAddrs>, cancel: CancellationToken) {
     let majority_but_own = members.len() / 2;
     tokio::select! {
         () = cancel.cancelled() => return,
-        () = links.connected(majority_but_own) => {}
+        () = wires.connected(majority_but_own) => {}
     }
     let text = |m: &MemberAddrs| Member {
         internal: m.internal.to_string(),

@@ -7,13 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use protocol::raft::{RaftCall, RaftRequest, RaftResponse};
-use protocol::{ClusterId, CoordinatorId, Epoch, NodeId, Role};
+use async_trait::async_trait;
+use protocol::raft::{RaftRequest, RaftResponse};
+use protocol::{CoordinatorId, Epoch, NodeId, Role};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use transport::{CallError, Connection, Endpoint, Expect};
+use transport::{Connection, Endpoint, Expect};
 
+use super::wires::{LinkError, Wires};
 use crate::config::MemberAddrs;
 
 /// How long one attempt to connect may take.
@@ -22,29 +24,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY_FIRST: Duration = Duration::from_millis(30);
 const RETRY_MAX: Duration = Duration::from_millis(500);
 
-/// Why a call to another coordinator has no answer.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum LinkError {
-    /// Nothing was sent.
-    #[error("coordinator {peer} cannot be reached")]
-    Down {
-        /// Which.
-        peer: CoordinatorId,
-    },
-    /// Sent perhaps, and perhaps acted on.
-    #[error("coordinator {peer}: {source}")]
-    Call {
-        /// Which.
-        peer: CoordinatorId,
-        /// What happened.
-        source: CallError,
-    },
-}
-
 /// The links of one coordinator.
 #[derive(Debug)]
 pub(super) struct Links {
-    cluster: ClusterId,
     peers: BTreeMap<CoordinatorId, watch::Receiver<Option<Connection>>>,
 }
 
@@ -62,32 +44,29 @@ impl Links {
             tasks.spawn(keep(endpoint.clone(), member.id, member.internal, tx, cancel.clone()));
             (member.id, rx)
         };
-        let peers = members.iter().filter(|m| m.id != own).map(keeper).collect();
-        Self { cluster: endpoint.identity().identity().cluster, peers }
+        Self { peers: members.iter().filter(|m| m.id != own).map(keeper).collect() }
     }
+}
 
-    /// One call and its answer.
-    pub(super) async fn call(
+#[async_trait]
+impl Wires for Links {
+    async fn call(
         &self,
         peer: CoordinatorId,
-        call: RaftCall,
-        body: Vec<u8>,
+        request: RaftRequest,
         deadline: Duration,
-    ) -> Result<Vec<u8>, LinkError> {
+    ) -> Result<RaftResponse, LinkError> {
         let connection = self.peers.get(&peer).and_then(|rx| rx.borrow().clone());
         let connection = connection.ok_or(LinkError::Down { peer })?;
-        let request = RaftRequest { cluster: self.cluster, call, body };
-        let answer = connection.call::<_, RaftResponse>(Epoch(0), &request, deadline).await;
-        answer.map(|r| r.body).map_err(|source| LinkError::Call { peer, source })
+        let answer = connection.call(Epoch(0), &request, deadline).await;
+        answer.map_err(|source| LinkError::Call { peer, source })
     }
 
-    /// The peers that are connected now.
-    pub(super) fn up(&self) -> BTreeSet<CoordinatorId> {
+    fn up(&self) -> BTreeSet<CoordinatorId> {
         self.peers.iter().filter(|(_, rx)| rx.borrow().is_some()).map(|(id, _)| *id).collect()
     }
 
-    /// Waits until at least `count` peers are connected.
-    pub(super) async fn connected(&self, count: usize) {
+    async fn connected(&self, count: usize) {
         loop {
             if self.up().len() >= count {
                 return;

@@ -18,6 +18,7 @@ mod state_machine;
 #[cfg(test)]
 mod suite;
 mod type_config;
+mod wires;
 
 pub use codec::CodecError;
 pub use consensus::{Consensus, ConsensusConfig, ConsensusError, Leadership};
@@ -27,3 +28,4 @@ pub use log_store::LogError;
 pub use snapshot::SnapshotError;
 pub use state_dir::{StateDir, StateDirError};
 pub use state_machine::AppliedState;
+pub use wires::{LinkError, Wires};

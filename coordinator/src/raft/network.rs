@@ -11,34 +11,38 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
     VoteResponse,
 };
-use protocol::CoordinatorId;
-use protocol::raft::RaftCall;
+use protocol::raft::{RaftCall, RaftRequest};
+use protocol::{ClusterId, CoordinatorId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::codec;
-use super::links::{LinkError, Links};
 use super::type_config::{Member, NodeId, TypeConfig};
+use super::wires::{LinkError, Wires};
 
 /// Pause of replication to a member that cannot be reached.
 const UNREACHABLE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Makes the client of each member.
 #[derive(Debug, Clone)]
-pub(super) struct Network(pub(super) Arc<Links>);
+pub(super) struct Network {
+    pub(super) cluster: ClusterId,
+    pub(super) wires: Arc<dyn Wires>,
+}
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: NodeId, _: &Member) -> Peer {
-        Peer { links: Arc::clone(&self.0), target: CoordinatorId(target) }
+        Peer { cluster: self.cluster, wires: Arc::clone(&self.wires), target: CoordinatorId(target) }
     }
 }
 
 /// Calls to one member.
 #[derive(Debug)]
 pub(super) struct Peer {
-    links: Arc<Links>,
+    cluster: ClusterId,
+    wires: Arc<dyn Wires>,
     target: CoordinatorId,
 }
 
@@ -51,13 +55,14 @@ impl Peer {
         Resp: DeserializeOwned,
         E: std::error::Error + DeserializeOwned,
     {
-        let answer = self.links.call(self.target, call, codec::encode(request), option.hard_ttl()).await;
+        let request = RaftRequest { cluster: self.cluster, call, body: codec::encode(request) };
+        let answer = self.wires.call(self.target, request, option.hard_ttl()).await;
         let body = answer.map_err(|e| match e {
             LinkError::Down { .. } => RPCError::Unreachable(Unreachable::new(&e)),
             LinkError::Call { .. } => RPCError::Network(NetworkError::new(&e)),
         })?;
         let answer: Result<Resp, RaftError<NodeId, E>> =
-            codec::decode(&body).map_err(|e| RPCError::Network(NetworkError::new(&e)))?;
+            codec::decode(&body.body).map_err(|e| RPCError::Network(NetworkError::new(&e)))?;
         answer.map_err(|e| RPCError::RemoteError(RemoteError::new(self.target.0, e)))
     }
 }

@@ -1,0 +1,52 @@
+//! What Raft asks of the network between coordinators.
+//!
+//! Not here: QUIC (`links`). Invariant: a call that was never sent is told from one that may have been acted on.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use protocol::CoordinatorId;
+use protocol::raft::{RaftRequest, RaftResponse};
+use transport::CallError;
+
+/// Why a call to another coordinator has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// Nothing was sent.
+    #[error("coordinator {peer} cannot be reached")]
+    Down {
+        /// Which.
+        peer: CoordinatorId,
+    },
+    /// Sent perhaps, and perhaps acted on.
+    #[error("coordinator {peer}: {source}")]
+    Call {
+        /// Which.
+        peer: CoordinatorId,
+        /// What happened.
+        source: CallError,
+    },
+}
+
+/// The ways from one coordinator to all others: kept QUIC connections, or a simulated network.
+#[async_trait]
+pub trait Wires: Debug + Send + Sync + 'static {
+    /// One call and its answer.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    async fn call(
+        &self,
+        peer: CoordinatorId,
+        request: RaftRequest,
+        deadline: Duration,
+    ) -> Result<RaftResponse, LinkError>;
+
+    /// The peers that are connected now.
+    fn up(&self) -> BTreeSet<CoordinatorId>;
+
+    /// Waits until at least `count` peers are connected.
+    async fn connected(&self, count: usize);
+}
