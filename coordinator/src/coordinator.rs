@@ -22,6 +22,7 @@ use crate::admin::{Admin, AdminError, AdminParts, Joins};
 use crate::config::{CoordinatorConfig, MemberAddrs};
 use crate::gateway::{Gateway, GatewayConfig, GatewayError};
 use crate::internal::Internal;
+use crate::journal::Journal;
 use crate::lease::Sessions;
 use crate::metrics::{self, Picture};
 use crate::publish;
@@ -112,7 +113,14 @@ impl Coordinator {
         let (pictures_tx, pictures) = watch::channel(Arc::new(Picture::unknown(Instant::now().into_std())));
         let metrics = config.serve_metrics.then_some(pictures);
         let picture_hosts = config.picture_hosts.clone();
-        let public = GatewayConfig { listen: config.public_listen, limits: config.gateway, picture_hosts, metrics };
+        let journal = Journal::default();
+        let public = GatewayConfig {
+            listen: config.public_listen,
+            limits: config.gateway,
+            picture_hosts,
+            metrics,
+            journal: journal.clone(),
+        };
         let gateway = match Gateway::start(public, view.clone(), endpoint.clone(), cancel.clone()).await {
             Ok(gateway) => gateway,
             Err(e) => {
@@ -133,6 +141,7 @@ impl Coordinator {
                 return Err(e.into());
             }
         };
+        journal.connect(Arc::new(consensus.clone()));
         let (internal, admin_addr, public) = (endpoint.local_addr(), admin.addr(), gateway.addr());
         let addrs = MemberAddrs { id: config.id, internal, admin: admin_addr, public };
         let serving = Serving {
@@ -142,6 +151,7 @@ impl Coordinator {
             ca,
             view: view_tx,
             pictures: config.serve_metrics.then_some(pictures_tx),
+            journal,
         };
         serving.spawn(config, &tasks, &cancel);
         tracing::info!(coordinator = addrs.id.0, %internal, admin = %admin_addr, "coordinator started");
@@ -252,6 +262,7 @@ struct Serving {
     view: watch::Sender<Arc<ClusterView>>,
     /// `None` where nobody is told.
     pictures: Option<watch::Sender<Arc<Picture>>>,
+    journal: Journal,
 }
 
 impl Serving {
@@ -264,7 +275,7 @@ impl Serving {
         }
         let reconciler = Reconciler::new(consensus.clone(), source, config.lease);
         let sessions = Sessions::new(reconciler.lead(), consensus.leadership(), &config.members, config.lease);
-        let internal = Arc::new(Internal { consensus: consensus.clone(), sessions });
+        let internal = Arc::new(Internal { consensus: consensus.clone(), sessions, journal: self.journal });
         let joins = Joins { ca: self.ca, token: config.join_token };
         let parts = Arc::new(AdminParts { consensus: consensus.clone(), members: config.members, joins });
         if let Some(pictures) = self.pictures {

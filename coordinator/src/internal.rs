@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::frame::{Ping, Refusal, RefusalCode};
+use protocol::journal::JournalRequest;
 use protocol::lease::NodeReport;
 use protocol::raft::RaftRequest;
 use protocol::{Epoch, Frame, Identity, Kind, Message, Role};
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use transport::{Connection, Endpoint, RecvStream, SendStream, StreamError};
 
+use crate::journal::Journal;
 use crate::lease::Sessions;
 use crate::raft::Consensus;
 
@@ -34,6 +36,8 @@ pub(crate) struct Internal {
     pub consensus: Consensus,
     /// Leases.
     pub sessions: Sessions,
+    /// What is kept of other coordinators' streams.
+    pub journal: Journal,
 }
 
 impl Internal {
@@ -110,6 +114,9 @@ impl Internal {
                     Err(refusal) => Err(refusal),
                 };
                 reply(&mut send, answer).await
+            }
+            (Kind::JournalRequest, Role::Coordinator) => {
+                reply(&mut send, read::<JournalRequest>(&first).map(|request| self.journal.serve(request))).await
             }
             (Kind::NodeReport, Role::Node) => match read::<NodeReport>(&first) {
                 Ok(report) => {

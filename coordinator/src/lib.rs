@@ -8,6 +8,7 @@ pub mod config;
 mod coordinator;
 pub mod gateway;
 mod internal;
+pub mod journal;
 mod lease;
 pub mod metrics;
 mod publish;

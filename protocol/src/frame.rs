@@ -34,6 +34,10 @@ pub enum Kind {
     RaftRequest = 1,
     /// [`crate::raft::RaftResponse`].
     RaftResponse = 2,
+    /// [`crate::journal::JournalRequest`], coordinator to coordinator.
+    JournalRequest = 5,
+    /// [`crate::journal::JournalResponse`].
+    JournalResponse = 6,
     /// [`crate::lease::NodeReport`], node to coordinator, repeated on one stream.
     NodeReport = 10,
     /// [`crate::lease::NodeOrders`], coordinator to node, repeated on the same stream.
@@ -67,6 +71,8 @@ impl Kind {
         Some(match n {
             1 => Self::RaftRequest,
             2 => Self::RaftResponse,
+            5 => Self::JournalRequest,
+            6 => Self::JournalResponse,
             10 => Self::NodeReport,
             11 => Self::NodeOrders,
             20 => Self::GenerateRequest,
@@ -363,6 +369,7 @@ mod tests {
             let _ = frame(Kind::GenerateRequest).read::<crate::generate::GenerateRequest>();
             let _ = frame(Kind::StepPlan).read::<crate::step::StepPlan>();
             let _ = frame(Kind::NodeReport).read::<crate::lease::NodeReport>();
+            let _ = frame(Kind::JournalRequest).read::<crate::journal::JournalRequest>();
             let _ = frame(Kind::NodeOrders).read::<crate::lease::NodeOrders>();
         }
     }

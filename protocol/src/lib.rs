@@ -11,6 +11,7 @@ pub mod generate;
 pub mod identity;
 pub mod ids;
 pub mod join;
+pub mod journal;
 pub mod lease;
 pub mod picture;
 pub mod plan;

@@ -12,6 +12,7 @@ use protocol::generate::{
     Choice, EndChoice, FinishReason, GenerateEvent, GenerateRequest, Grammar, Priority, SamplingParams, TokenLogprobs,
     TokenOutput,
 };
+use protocol::journal::{AnswerFormat, JournalEntry, JournalRequest, JournalResponse, Taken, TakenIds};
 use protocol::lease::{Inventory, NodeOrders, NodeReport, RankGoal, RankOrder, WorkerPhase, WorkerStatus};
 use protocol::picture::{BeginPicture, Picture, PicturePlace, PictureSize, PictureWork, SeqPicture};
 use protocol::plan::RankAddr;
@@ -201,7 +202,39 @@ fn samples() -> String {
     line(&mut out, "FromWorker.Phase", FromWorker::Phase(loading));
     let alive = FromWorker::Alive { load: EngineLoad::default(), stats: Some(Box::default()) };
     line(&mut out, "FromWorker.Alive", alive);
+    journal(&mut out);
     out
+}
+
+fn journal(out: &mut String) {
+    let id = RequestId::from_bytes([7; 16]);
+    let entry = JournalEntry {
+        id,
+        version: 3,
+        format: AnswerFormat::Chat,
+        principal: String::new(),
+        body: b"{}".to_vec(),
+        priority: Priority::High,
+        timeout_ms: 600_000,
+        left_ms: 599_000,
+        created: 1_700_000_000,
+        seed: 42,
+        digest: "00ff".to_owned(),
+        dtype: Dtype::Bf16,
+        prompts: vec![vec![1, 2]],
+        pictures: vec![[9; 32]],
+        taken: vec![vec![3], vec![]],
+        cached: vec![Some(1)],
+    };
+    let choices = vec![TakenIds { choice: 1, from: 0, ids: vec![4, 5] }];
+    let taken = Taken { id, version: 3, cached: vec![Some(1)], choices, ended: true };
+    line(out, "JournalRequest.Begin", JournalRequest::Begin(Box::new(entry.clone())));
+    line(out, "JournalRequest.Take", JournalRequest::Take(vec![taken]));
+    line(out, "JournalRequest.Claim", JournalRequest::Claim { id, principal: "key-1".to_owned() });
+    line(out, "JournalResponse.Kept", JournalResponse::Kept);
+    line(out, "JournalResponse.Full", JournalResponse::Full);
+    line(out, "JournalResponse.Unknown", JournalResponse::Unknown(vec![id]));
+    line(out, "JournalResponse.Found", JournalResponse::Found(Some(Box::new(entry))));
 }
 
 #[test]

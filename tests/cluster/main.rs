@@ -8,6 +8,7 @@ mod bench;
 #[path = "../../coordinator/src/metrics/exposition.rs"]
 mod exposition;
 mod faults;
+mod gateway_dies;
 mod goldens;
 mod harness;
 mod metrics;

@@ -16,6 +16,7 @@ use super::admission::{Permit, Waiting};
 use super::errors::ApiError;
 use super::generation::{Generation, Progress};
 use super::output::Delta;
+use super::position::{Known, Phase};
 use super::reply::Usage;
 use super::state::App;
 use super::validate::ValidRequest;
@@ -39,6 +40,15 @@ pub(super) enum Told {
     },
 }
 
+/// What is known of a request's answers that another gateway began to tell.
+#[derive(Debug)]
+pub(super) struct KnownAnswers {
+    /// Counted over all prompts.
+    pub(super) choices: Vec<Known>,
+    /// By prompt, tokens that were cached; `None` where it is not known, or nothing of it was told.
+    pub(super) cached: Vec<Option<u32>>,
+}
+
 /// One generation's wait for what comes next, which hands it back.
 type Turn = Pin<Box<dyn Future<Output = (usize, Result<(Generation, Option<Progress>), ApiError>)> + Send>>;
 
@@ -50,14 +60,15 @@ pub(super) struct Answers {
     /// What showed that there is an answer.
     first: Option<Told>,
     completion_tokens: usize,
-    /// By prompt.
-    cached_tokens: Vec<u32>,
+    /// By prompt, as the first replica said that answered it.
+    cached_tokens: Vec<Option<u32>>,
     app: Arc<App>,
     _permit: Permit,
 }
 
 impl Answers {
-    /// Waits for a replica for every prompt, dispatches each, and waits until there is something to tell.
+    /// Waits for a replica for every prompt, dispatches each, and waits until there is something to tell. Of answers that are
+    /// `known` in part, the rest is asked for; a prompt all of whose answers were told is not.
     ///
     /// # Errors
     /// [`ApiError`], while the client has not been told anything.
@@ -69,11 +80,23 @@ impl Answers {
         id: RequestId,
         request: Arc<ValidRequest>,
         (permit, waiting): (Permit, Vec<Waiting>),
+        known: Option<&KnownAnswers>,
         deadline: Instant,
     ) -> Result<Self, ApiError> {
         let turns = FuturesUnordered::new();
+        let choices = usize::from(request.choices);
+        let mut completion_tokens = 0;
         for (prompt, waiting) in waiting.into_iter().enumerate() {
-            let generation = Generation::start(app.clone(), id, request.clone(), (prompt, waiting), deadline);
+            let known = match known {
+                Some(known) => known.choices[prompt * choices..(prompt + 1) * choices].to_vec(),
+                None => vec![Known::default(); choices],
+            };
+            let ended = known.iter().filter(|k| k.seen.phase == Phase::Ended);
+            completion_tokens += ended.clone().map(|k| k.seen.tokens).sum::<usize>();
+            if ended.count() == choices {
+                continue;
+            }
+            let generation = Generation::start(app.clone(), id, request.clone(), (prompt, waiting), known, deadline);
             let turn: Turn = Box::pin(async move {
                 match generation.await {
                     Ok(generation) => (prompt, turn_of(generation).await),
@@ -82,9 +105,11 @@ impl Answers {
             });
             turns.push(turn);
         }
-        let cached_tokens = vec![0; request.prompts.len()];
-        let app = app.clone();
-        let (first, completion_tokens) = (None, 0);
+        let cached_tokens = match known {
+            Some(known) => known.cached.clone(),
+            None => vec![None; request.prompts.len()],
+        };
+        let (app, first) = (app.clone(), None);
         let mut answers = Self { request, turns, first, completion_tokens, cached_tokens, app, _permit: permit };
         answers.first = answers.next().await?;
         Ok(answers)
@@ -95,6 +120,11 @@ impl Answers {
         &self.request
     }
 
+    /// Tokens of a prompt that were cached, once that is known.
+    pub(super) fn cached_tokens(&self, prompt: usize) -> u32 {
+        self.cached_tokens[prompt].unwrap_or_default()
+    }
+
     /// Notes that a client that was told something was told no end.
     pub(super) fn broken_off(&self, error: &ApiError) {
         self.app.counters.broken_off(error.told().code);
@@ -103,7 +133,7 @@ impl Answers {
     /// How many tokens so far.
     pub(super) fn usage(&self) -> Usage {
         let prompt_tokens = self.request.prompts.iter().map(|p| p.ids.len()).sum();
-        let cached_tokens = self.cached_tokens.iter().map(|n| *n as usize).sum();
+        let cached_tokens = self.cached_tokens.iter().flatten().map(|n| *n as usize).sum();
         Usage::new(prompt_tokens, cached_tokens, self.completion_tokens)
     }
 
@@ -126,7 +156,7 @@ impl Answers {
                     return Err(error);
                 }
             };
-            self.cached_tokens[prompt] = generation.cached_tokens();
+            self.cached_tokens[prompt].get_or_insert(generation.cached_tokens());
             let Some(progress) = progress else { continue };
             self.turns.push(Box::pin(async move { (prompt, turn_of(generation).await) }));
             return Ok(Some(self.told(prompt, progress)));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use protocol::RequestId;
+use protocol::journal::AnswerFormat;
 use serde_json::{Map, Value};
 
 use super::chat_reply::ChatReply;
@@ -22,6 +23,7 @@ use super::validate::{Encoded, Endpoint, Options, ValidRequest};
 pub(super) struct Chat;
 
 impl Route for Chat {
+    const FORMAT: AnswerFormat = AnswerFormat::Chat;
     type Reply = ChatReply;
 
     /// Renders the one prompt by the model's own template.
@@ -57,7 +59,7 @@ impl Route for Chat {
         Ok(Draft { speech, ..draft })
     }
 
-    fn reply(id: RequestId, request: Arc<ValidRequest>) -> ChatReply {
-        ChatReply::new(id, request)
+    fn reply(id: RequestId, request: Arc<ValidRequest>, created: u64) -> ChatReply {
+        ChatReply::new(id, request, created)
     }
 }

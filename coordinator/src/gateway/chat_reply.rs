@@ -10,7 +10,6 @@ use super::output::{Delta, Finish, OutToken};
 use super::reply::{Answer, Reply, StopReason, Usage, Whole, finish_reason, index, json, token_ids};
 use super::said::{Said, ToolCall};
 use super::spoken::Speech;
-use super::state::unix_now;
 use super::validate::ValidRequest;
 
 /// Tells the answers to one conversation.
@@ -24,13 +23,13 @@ pub(super) struct ChatReply {
 }
 
 impl ChatReply {
-    pub(super) fn new(id: protocol::RequestId, request: Arc<ValidRequest>) -> Self {
+    pub(super) fn new(id: protocol::RequestId, request: Arc<ValidRequest>, created: u64) -> Self {
         let fingerprint = request.target.fingerprint();
         let speeches = match &request.speech {
             Some(rules) => (0..request.choices_in_all()).map(|_| Speech::new(rules.clone())).collect(),
             None => Vec::new(),
         };
-        Self { id: format!("chatcmpl-{id}"), created: unix_now(), fingerprint, request, speeches }
+        Self { id: format!("chatcmpl-{id}"), created, fingerprint, request, speeches }
     }
 
     /// What the next part of a choice's text says; with `last`, nothing follows.
@@ -125,6 +124,12 @@ impl Reply for ChatReply {
         let delta = Piece::of(said, self.speeches.is_empty());
         let choice = ChunkChoice { index: index(choice), delta, logprobs, token_ids, ..ChunkChoice::default() };
         Some(self.chunk_of(vec![choice], None, false))
+    }
+
+    fn skip_opening(&mut self, _: usize) {}
+
+    fn skip(&mut self, choice: usize, delta: &Delta) {
+        self.said(choice, &delta.text, false);
     }
 
     fn ending(&mut self, choice: usize, finish: &Finish) -> String {

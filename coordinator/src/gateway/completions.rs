@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use protocol::RequestId;
 use protocol::generate::CHOICES_MAX;
+use protocol::journal::AnswerFormat;
 use serde_json::Value;
 
 use super::completions_reply::CompletionReply;
@@ -21,6 +22,7 @@ use super::validate::{Encoded, Endpoint, Options, ValidRequest};
 pub(super) struct Completions;
 
 impl Route for Completions {
+    const FORMAT: AnswerFormat = AnswerFormat::Completions;
     type Reply = CompletionReply;
 
     fn prepare(app: &App, mut raw: RawRequest, terms: Terms) -> Result<Draft, ApiError> {
@@ -33,8 +35,8 @@ impl Route for Completions {
         Draft::new(options, target, prompts, Vec::new(), Endpoint::Completions)
     }
 
-    fn reply(id: RequestId, request: Arc<ValidRequest>) -> CompletionReply {
-        CompletionReply::new(id, request)
+    fn reply(id: RequestId, request: Arc<ValidRequest>, created: u64) -> CompletionReply {
+        CompletionReply::new(id, request, created)
     }
 }
 

@@ -8,7 +8,6 @@ use serde::Serialize;
 use super::logprobs::{CompletionLogprobs, Names, PromptLogprobs, prompt_logprobs};
 use super::output::{Delta, Finish, OutToken};
 use super::reply::{Reply, StopReason, Usage, Whole, finish_reason, index, json, token_ids};
-use super::state::unix_now;
 use super::validate::ValidRequest;
 
 /// Tells the completions of one request's prompts.
@@ -32,10 +31,10 @@ struct Part<'a> {
 }
 
 impl CompletionReply {
-    pub(super) fn new(id: protocol::RequestId, request: Arc<ValidRequest>) -> Self {
+    pub(super) fn new(id: protocol::RequestId, request: Arc<ValidRequest>, created: u64) -> Self {
         let prompt_due = vec![request.style.return_token_ids; request.choices_in_all()];
         let fingerprint = request.target.fingerprint();
-        Self { id: format!("cmpl-{id}"), created: unix_now(), fingerprint, request, prompt_due }
+        Self { id: format!("cmpl-{id}"), created, fingerprint, request, prompt_due }
     }
 
     fn names(&self) -> Names<'_> {
@@ -100,6 +99,16 @@ impl Reply for CompletionReply {
         let part = Part { text: delta.text.clone(), tokens: &delta.tokens, ..Part::default() };
         let choice = self.choice(choice, part);
         Some(self.chunk_of(vec![choice], None))
+    }
+
+    fn skip_opening(&mut self, choice: usize) {
+        if self.request.prompt_of(choice).echo.is_some() {
+            self.prompt_due[choice] = false;
+        }
+    }
+
+    fn skip(&mut self, choice: usize, _: &Delta) {
+        self.prompt_due[choice] = false;
     }
 
     fn ending(&mut self, choice: usize, finish: &Finish) -> String {

@@ -14,6 +14,7 @@ use protocol::stats::Histogram;
 
 use super::errors::FailureCode;
 use super::state::App;
+use crate::journal::JournalStats;
 
 /// Stands for every path that is no route.
 const NO_ROUTE: &str = "other";
@@ -37,6 +38,12 @@ pub struct GatewayStats {
     pub in_flight: u64,
     /// How long prompts waited in admission that were placed, from when they were read.
     pub admission_wait: Histogram,
+    /// Streams that went on here after another connection, perhaps another gateway, had begun them.
+    pub picked_up: u64,
+    /// Streams that their clients named and for which the journal had no room.
+    pub unkept: u64,
+    /// What the journal holds now.
+    pub journal: JournalStats,
     /// How often a prompt's replica was lost in the middle of its answers.
     pub interrupted: u64,
     /// How long it then took until another one went on; of those that did.
@@ -55,6 +62,8 @@ struct Counts {
     failures: BTreeMap<&'static str, u64>,
     interrupted: u64,
     resume: Histogram,
+    picked_up: u64,
+    unkept: u64,
 }
 
 impl Counters {
@@ -70,6 +79,16 @@ impl Counters {
     pub(super) fn broken_off(&self, code: &'static str) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.failures.entry(code).or_default() += 1;
+    }
+
+    /// A stream goes on here.
+    pub(super) fn picked_up(&self) {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).picked_up += 1;
+    }
+
+    /// A named stream is not kept.
+    pub(super) fn unkept(&self) {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).unkept += 1;
     }
 
     /// A prompt's replica was lost in the middle of its answers.
@@ -97,6 +116,9 @@ impl App {
             waiting_bytes: gate.waiting_bytes,
             in_flight: gate.in_flight,
             admission_wait: gate.waited,
+            picked_up: counts.picked_up,
+            unkept: counts.unkept,
+            journal: self.journal.stats(),
             interrupted: counts.interrupted,
             resume: counts.resume.clone(),
         }

@@ -47,6 +47,11 @@ impl Draft {
         Ok(Self { options, target, prompts, sources, speech: None })
     }
 
+    /// Whether its answer is streamed.
+    pub(super) fn streams(&self) -> bool {
+        self.options.streams()
+    }
+
     /// How long it may take.
     pub(super) fn timeout(&self) -> Duration {
         self.options.timeout()

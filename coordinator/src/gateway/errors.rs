@@ -134,6 +134,21 @@ pub(super) enum ApiError {
         /// The request's path.
         path: String,
     },
+    /// No stream of this id is kept: there never was one, it ended a while ago, or all that knew of it is lost.
+    #[error("no stream with the request id `{id}` can be gone on with; ask anew")]
+    UnknownRequest {
+        /// As the client wrote it, cut short.
+        id: String,
+    },
+    /// The stream began with another version of the model, or with other pictures behind its URLs.
+    #[error("the stream cannot go on: {reason}; ask anew")]
+    Changed {
+        /// What has changed.
+        reason: &'static str,
+    },
+    /// The client goes on with the stream over another connection.
+    #[error("the rest of this stream is told over a newer connection")]
+    TakenOver,
     /// The body is above the bound.
     #[error("the request body is larger than the limit of {max} bytes")]
     BodyTooLarge {
@@ -292,6 +307,9 @@ impl ApiError {
             Self::Refused { .. } => (S::BAD_REQUEST, INVALID, "invalid_request", None),
             Self::UnknownRoute { .. } => (S::NOT_FOUND, INVALID, "unknown_url", None),
             Self::MethodNotAllowed { .. } => (S::METHOD_NOT_ALLOWED, INVALID, "method_not_allowed", None),
+            Self::UnknownRequest { .. } => (S::NOT_FOUND, INVALID, "request_not_found", None),
+            Self::Changed { .. } => (S::CONFLICT, INVALID, "request_changed", None),
+            Self::TakenOver => (S::CONFLICT, INVALID, "stream_taken_over", None),
             Self::BodyTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, INVALID, "request_too_large", None),
             Self::BodyTimeout { .. } => (S::REQUEST_TIMEOUT, INVALID, "request_body_timeout", None),
             Self::BodyBroken { .. } => (S::BAD_REQUEST, INVALID, "request_body_broken", None),

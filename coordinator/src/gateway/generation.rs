@@ -15,6 +15,7 @@ use super::admission::{Moved, Place, Waiting};
 use super::dispatch::{Dispatch, Events};
 use super::errors::ApiError;
 use super::output::{Delta, Finish, Output};
+use super::position::{Known, Phase};
 use super::prompt::Prompt;
 use super::state::App;
 use super::validate::ValidRequest;
@@ -53,11 +54,14 @@ pub(super) struct Generation {
     /// Prompt tokens that the first replica had in its cache.
     cached_tokens: u32,
     pub(super) outputs: Vec<Output>,
+    /// By choice, how many tokens the client has from another gateway: a delta ends there, since it tells nothing of them.
+    seen: Vec<usize>,
     told: VecDeque<Progress>,
 }
 
 impl Generation {
-    /// Waits for a replica, dispatches, and waits until the replica has something to tell.
+    /// Waits for a replica, dispatches, and waits until the replica has something to tell. Of what is `known` of each choice it
+    /// makes the same deltas as of what comes.
     ///
     /// # Errors
     /// Those of a replica that cannot be had: nothing has been sent to the client yet.
@@ -69,16 +73,19 @@ impl Generation {
         id: RequestId,
         request: Arc<ValidRequest>,
         (prompt, waiting): (usize, Waiting),
+        known: Vec<Known>,
         deadline: Instant,
     ) -> Result<Self, ApiError> {
         let mut wait = Wait::new(&app, &request, deadline);
         let mut place = wait.for_place(&app, id, waiting, &request.target.model).await?;
         let mut tried: Vec<Group> = Vec::new();
         let mut failed: Option<ApiError> = None;
-        let asked = Asked { id, request: &request, prompt: &request.prompts[prompt], fresh: true };
+        let fresh = known.iter().any(|k| k.seen.phase == Phase::Unopened);
+        let (outputs, deltas) = outputs_of(&request, &known);
+        let asked = Asked { id, request: &request, prompt: &request.prompts[prompt], fresh };
         let first = loop {
             let replica = place.replica().clone();
-            let choices = (0..request.choices).map(|index| Choice { index, resume: Vec::new() }).collect();
+            let choices = unfinished(&outputs);
             let error = match first_event(&*app.dispatch, &asked, choices, &replica, &mut wait).await {
                 Ok(first) => break first,
                 Err((error, Elsewhere::No)) => return Err(error),
@@ -95,13 +102,12 @@ impl Generation {
             }
             failed = Some(error);
         };
-        let output = || Output::new(request.target.bundle.tokenizer.pieces().clone(), request.rules.clone());
-        let outputs = std::iter::repeat_with(output).take(usize::from(request.choices)).collect();
+        let seen = known.iter().map(|k| k.seen.tokens).collect();
         let First { events, cached_tokens, prompt_logprobs, event } = first;
         let (events, first, told) = (Some(events), Some(event), VecDeque::new());
         let mut generation =
-            Self { app, events, place, wait, request, prompt, id, first, cached_tokens, outputs, told };
-        generation.open(prompt_logprobs);
+            Self { app, events, place, wait, request, prompt, id, first, cached_tokens, outputs, seen, told };
+        generation.open(prompt_logprobs, deltas);
         Ok(generation)
     }
 
@@ -170,17 +176,24 @@ impl Generation {
         }
     }
 
-    async fn take_tokens(&mut self, choice: u16, tokens: Vec<TokenOutput>) -> Result<(), ApiError> {
+    async fn take_tokens(&mut self, choice: u16, mut tokens: Vec<TokenOutput>) -> Result<(), ApiError> {
         let running = self.outputs.iter().filter(|o| !o.has_ended()).count();
         self.place.served(tokens.len(), running);
         let Some(output) = open_output(&mut self.outputs, choice)? else { return Ok(()) };
-        let delta = output.push(tokens);
+        let seen = self.seen[usize::from(choice)].saturating_sub(output.tokens()).min(tokens.len());
+        let rest = tokens.split_off(seen);
+        let mut deltas: Vec<Delta> = Vec::with_capacity(2);
+        for tokens in [tokens, rest] {
+            if !tokens.is_empty() && !output.has_ended() {
+                deltas.push(output.push(tokens));
+            }
+        }
         let (found, max) = (output.tokens(), self.request.prompts[self.prompt].max_tokens as usize);
         if found > max {
             return Err(ApiError::ReplicaFailed { reason: format!("{found} tokens where {max} were asked for") });
         }
-        let stopped = delta.finish.is_some();
-        self.tell(choice, delta);
+        let stopped = output.has_ended();
+        deltas.into_iter().for_each(|delta| self.tell(choice, delta));
         if let Some(events) = self.events.as_mut().filter(|_| stopped && !self.outputs.iter().all(Output::has_ended)) {
             events.end_choice(choice, self.wait.deadline()).await;
         }
@@ -195,10 +208,11 @@ impl Generation {
     }
 
     /// Before the first token or end of any choice.
-    fn open(&mut self, logprobs: Vec<TokenLogprobs>) {
+    fn open(&mut self, logprobs: Vec<TokenLogprobs>, known: Vec<(usize, Delta)>) {
         self.told.push_back(Progress::Opened(logprobs));
+        self.told.extend(known.into_iter().map(|(choice, delta)| Progress::Choice { choice, delta }));
         if self.request.prompts[self.prompt].max_tokens == 0 {
-            for choice in 0..self.outputs.len() {
+            for choice in (0..self.outputs.len()).filter(|c| !self.outputs[*c].has_ended()).collect::<Vec<_>>() {
                 let delta = self.outputs[choice].finish(FinishReason::Length);
                 self.told.push_back(Progress::Choice { choice, delta });
             }
@@ -227,6 +241,40 @@ impl Drop for Generation {
             self.place.cut_off(output.tokens());
         }
     }
+}
+
+/// The outputs of a prompt's choices, and the deltas of what is known of them.
+fn outputs_of(request: &ValidRequest, known: &[Known]) -> (Vec<Output>, Vec<(usize, Delta)>) {
+    let pieces = || request.target.bundle.tokenizer.pieces().clone();
+    let after = |ids: &[u32]| {
+        let mut output = Output::new(pieces(), request.rules.clone());
+        let delta = output.push(ids.iter().map(|id| TokenOutput { id: *id, logprobs: None }).collect());
+        (output, delta)
+    };
+    let (mut outputs, mut deltas) = (Vec::with_capacity(known.len()), Vec::new());
+    for (choice, Known { seen, ids }) in known.iter().enumerate() {
+        if seen.phase == Phase::Ended {
+            outputs.push(Output::told(pieces(), request.rules.clone()));
+            continue;
+        }
+        let (mut output, mut delta) = after(ids);
+        if output.has_ended() {
+            // Its last token found a stop string, and the end is still to be told: that token is computed once more, so that it
+            // is told as any other end.
+            (output, delta) = after(&ids[..output.tokens() - 1]);
+        }
+        if !delta.tokens.is_empty() {
+            deltas.push((choice, delta));
+        }
+        outputs.push(output);
+    }
+    (outputs, deltas)
+}
+
+/// The choices that have not ended, each with what it has.
+pub(super) fn unfinished(outputs: &[Output]) -> Vec<Choice> {
+    let running = (0..).zip(outputs).filter(|(_, output)| !output.has_ended());
+    running.map(|(index, output)| Choice { index, resume: output.ids().to_vec() }).collect()
 }
 
 /// The output of a choice; `None` where it has ended here, of which the replica may not know yet.

@@ -86,6 +86,11 @@ impl Output {
         }
     }
 
+    /// One whose end was told elsewhere.
+    pub(super) fn told(pieces: Arc<Pieces>, rules: OutputRules) -> Self {
+        Self { ended: true, ..Self::new(pieces, rules) }
+    }
+
     /// Number of tokens that count.
     pub(super) fn tokens(&self) -> usize {
         self.ids.len()

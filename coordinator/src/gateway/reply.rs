@@ -19,6 +19,10 @@ pub(super) trait Reply: Send + 'static {
     fn opening(&mut self, choice: usize, prompt: &[TokenLogprobs]) -> Option<String>;
     /// The chunk for what a delta adds, without its end; `None` where that is nothing that can be told yet.
     fn chunk(&mut self, choice: usize, delta: &Delta) -> Option<String>;
+    /// As [`Self::opening`], where the client has it already.
+    fn skip_opening(&mut self, choice: usize);
+    /// As [`Self::chunk`], where the client has it already.
+    fn skip(&mut self, choice: usize, delta: &Delta);
     /// The chunk that tells the end of one choice.
     fn ending(&mut self, choice: usize, finish: &Finish) -> String;
     /// The chunk that counts tokens.

@@ -14,6 +14,10 @@ pub(super) const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest id that is echoed, bytes.
 const ECHOED_MAX: usize = 256;
 
+/// That the client gave its request an id itself, by which it may ask for the rest of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Named(pub(super) bool);
+
 /// Gives every request its id, returns it on every response, and turns a panic into an answer.
 pub(super) async fn layer(mut request: Request, next: Next) -> Response {
     let sent = request.headers().get(&HEADER).filter(|v| !v.is_empty() && v.len() <= ECHOED_MAX).cloned();
@@ -22,6 +26,7 @@ pub(super) async fn layer(mut request: Request, next: Next) -> Response {
         None => random(),
     };
     request.extensions_mut().insert(id);
+    request.extensions_mut().insert(Named(sent.is_some()));
     let mut response = match std::panic::AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(response) => response,
         Err(_) => {
@@ -35,7 +40,7 @@ pub(super) async fn layer(mut request: Request, next: Next) -> Response {
 }
 
 /// 32 hexadecimal digits are the id; anything else is hashed to one, so that the same text is always the same id.
-fn id_of(sent: &[u8]) -> RequestId {
+pub(super) fn id_of(sent: &[u8]) -> RequestId {
     let parsed = std::str::from_utf8(sent).ok().and_then(|text| RequestId::parse(text).ok());
     parsed.unwrap_or_else(|| {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, sent);

@@ -12,11 +12,9 @@
 
 use std::time::{Duration, Instant};
 
-use protocol::generate::Choice;
-
 use super::admission::{Moved, Place};
 use super::errors::ApiError;
-use super::generation::{Asked, Elsewhere, First, Generation, first_event};
+use super::generation::{Asked, Elsewhere, First, Generation, first_event, unfinished};
 use super::wait::Wait;
 use crate::view::Group;
 
@@ -55,7 +53,7 @@ impl Generation {
         let mut search = Search::after(replica.group(), error);
         let First { events, event, .. } = loop {
             search.place(&mut self.place, &mut self.wait, &asked).await?;
-            let (choices, replica) = (self.unfinished(), self.place.replica());
+            let (choices, replica) = (unfinished(&self.outputs), self.place.replica());
             match first_event(&*app.dispatch, &asked, choices, replica, &mut self.wait).await {
                 Ok(first) => break first,
                 Err((error, Elsewhere::No)) => return Err(error),
@@ -69,12 +67,6 @@ impl Generation {
         tracing::debug!(request_id = %self.id, replica_id = %replica.replica, epoch = %replica.epoch,
             ms = lost.elapsed().as_millis(), "answer goes on");
         Ok(())
-    }
-
-    /// The choices that have not ended, each with what it has.
-    fn unfinished(&self) -> Vec<Choice> {
-        let running = (0..).zip(&self.outputs).filter(|(_, output)| !output.has_ended());
-        running.map(|(index, output)| Choice { index, resume: output.ids().to_vec() }).collect()
     }
 }
 

@@ -11,13 +11,14 @@ use super::completions::Completions;
 use super::errors::{ApiError, quote};
 use super::handler::handle;
 use super::state::App;
-use super::{body, counters, health, metrics, models, request_id};
+use super::{body, counters, health, metrics, models, pick_up, request_id};
 
 /// Every route of the public endpoint. The API stands under `/v1` and, for GLM's own clients, under `/api/paas/v4`.
 pub(super) fn router(app: Arc<App>) -> Router {
     let api = Router::new()
         .route("/chat/completions", post(handle::<Chat>))
         .route("/completions", post(handle::<Completions>))
+        .route("/requests/{id}/stream", get(pick_up::stream))
         .route("/models", get(models::list))
         .route("/models/{*id}", get(models::one));
     let metrics = app.metrics.is_some().then(|| Router::new().route("/metrics", get(metrics::tell)));

@@ -25,6 +25,7 @@ use super::routes;
 use super::state::{App, unix_now};
 use super::unstalled::Unstalled;
 use crate::config::GatewayLimits;
+use crate::journal::Journal;
 use crate::metrics::Picture;
 use crate::view::ClusterView;
 
@@ -55,6 +56,8 @@ pub struct GatewayConfig {
     pub picture_hosts: Vec<String>,
     /// What `/metrics` tells of the cluster; `None`: there is no such route.
     pub metrics: Option<watch::Receiver<Arc<Picture>>>,
+    /// What keeps named streams; carried by the gateway's own tasks.
+    pub journal: Journal,
 }
 
 /// Why a gateway did not start.
@@ -129,6 +132,7 @@ impl Gateway {
             counters: Counters::default(),
             limits: config.limits,
             metrics: config.metrics,
+            journal: config.journal.clone(),
             draining: draining.clone(),
             stop: stop.clone(),
             started: unix_now(),
@@ -140,6 +144,7 @@ impl Gateway {
             stop: stop.clone(),
             tasks: tasks.clone(),
         };
+        tasks.spawn(config.journal.carry(draining.clone(), stop.clone()));
         tasks.spawn(server.accept(listener));
         tracing::info!(%addr, "public endpoint listens");
         Ok(Self { addr, draining, stop, tasks, app })

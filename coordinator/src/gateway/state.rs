@@ -19,6 +19,7 @@ use super::fields::RawRequest;
 use super::pictures::{Decoders, Eyes, PictureMemory, Remote};
 use super::validate::ValidRequest;
 use crate::config::GatewayLimits;
+use crate::journal::Journal;
 use crate::metrics::Picture;
 use crate::view::{ClusterView, ServedDeployment};
 
@@ -37,6 +38,7 @@ pub(super) struct App {
     pub(super) limits: GatewayLimits,
     /// What is told of the cluster, where that is.
     pub(super) metrics: Option<watch::Receiver<Arc<Picture>>>,
+    pub(super) journal: Journal,
     /// Cancelled when nothing new is admitted.
     pub(super) draining: CancellationToken,
     /// Cancelled when what runs must end too.
@@ -76,16 +78,25 @@ impl App {
     /// # Errors
     /// [`ApiError::ShuttingDown`], [`ApiError::TooManyRequests`], and those of [`body::read`].
     pub(super) async fn take_in(&self, body: Body) -> Result<(Permit, Bytes), ApiError> {
-        let draining = self.draining.is_cancelled();
-        let full = || ApiError::TooManyRequests { max: self.places.max(), retry: self.gate.one_is_over_in() };
-        let admitted = if draining { Err(ApiError::ShuttingDown) } else { self.places.take().ok_or_else(full) };
-        match admitted {
+        match self.place() {
             Ok(permit) => Ok((permit, body::read(body, self.limits.body_bytes_max).await?)),
             Err(error) => {
                 body::discard(body).await;
                 Err(error)
             }
         }
+    }
+
+    /// A place for one more request.
+    ///
+    /// # Errors
+    /// [`ApiError::ShuttingDown`], [`ApiError::TooManyRequests`].
+    pub(super) fn place(&self) -> Result<Permit, ApiError> {
+        if self.draining.is_cancelled() {
+            return Err(ApiError::ShuttingDown);
+        }
+        let full = || ApiError::TooManyRequests { max: self.places.max(), retry: self.gate.one_is_over_in() };
+        self.places.take().ok_or_else(full)
     }
 
     /// Runs work that would hold up the runtime: parsing, rendering and encoding of what may be megabytes. It holds the

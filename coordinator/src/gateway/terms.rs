@@ -45,6 +45,16 @@ impl Terms {
     }
 }
 
+impl Terms {
+    /// Those of a request that was read before.
+    ///
+    /// # Errors
+    /// [`ApiError::InvalidValue`] about its salt.
+    pub(super) fn again(raw: &RawRequest, priority: Priority, timeout: Duration) -> Result<Self, ApiError> {
+        Ok(Self { priority, timeout, cache_salt: cache_salt(raw)? })
+    }
+}
+
 fn priority(headers: &HeaderMap) -> Result<Option<Priority>, ApiError> {
     let Some(word) = text(headers, PRIORITY) else { return Ok(None) };
     match word.to_ascii_lowercase().as_str() {

@@ -140,6 +140,11 @@ impl Options {
         self.style.echo
     }
 
+    /// Whether the answer is streamed.
+    pub(super) fn streams(&self) -> bool {
+        self.style.stream
+    }
+
     /// How long the request may take.
     pub(super) fn timeout(&self) -> Duration {
         self.terms.timeout

@@ -132,6 +132,16 @@ metrics! {
     ANSWERS_INTERRUPTED = counter("shardglm_answers_interrupted_total", &[], "How often a prompt's replica was lost in the middle of its answers at this gateway.");
     /// Gateway.
     ANSWER_RESUME = histogram("shardglm_answer_resume_seconds", &[], "From such a loss until another replica, or the same one formed again, went on; of those that went on.");
+    /// Gateway.
+    STREAMS_KEPT = gauge("shardglm_streams_kept", &[], "Streams of this gateway that another coordinator keeps, so that they outlive it.");
+    /// Gateway.
+    JOURNAL_ENTRIES = gauge("shardglm_journal_entries", &[], "Streams of other gateways that this coordinator keeps.");
+    /// Gateway.
+    JOURNAL_BYTES = gauge("shardglm_journal_bytes", &[], "Memory of both.");
+    /// Gateway.
+    STREAMS_PICKED_UP = counter("shardglm_streams_picked_up_total", &[], "Streams that went on at this gateway after their first connection was lost.");
+    /// Gateway.
+    STREAMS_UNKEPT = counter("shardglm_streams_unkept_total", &[], "Streams that their clients named and for which the journal had no room.");
     /// Freshness.
     METRICS_AGE = gauge("shardglm_metrics_age_seconds", &[], "Since this coordinator last heard the leader of nodes and engines, or since its start; their metrics are as old.");
     /// Freshness.

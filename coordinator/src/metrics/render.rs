@@ -48,6 +48,11 @@ pub(crate) fn gateway(stats: &GatewayStats, families: &mut Families) {
         (names::PROMPTS_WAITING_TOKENS, stats.waiting_tokens),
         (names::PROMPTS_WAITING_BYTES, stats.waiting_bytes),
         (names::PROMPTS_IN_FLIGHT, stats.in_flight),
+        (names::STREAMS_KEPT, stats.journal.streams),
+        (names::JOURNAL_ENTRIES, stats.journal.entries),
+        (names::JOURNAL_BYTES, stats.journal.bytes),
+        (names::STREAMS_PICKED_UP, stats.picked_up),
+        (names::STREAMS_UNKEPT, stats.unkept),
     ] {
         families.add(metric, &[], value as f64);
     }

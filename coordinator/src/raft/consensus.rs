@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use openraft::error::{CheckIsLeaderError, ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError};
 use openraft::{ServerState, SnapshotPolicy};
+use protocol::journal::{JournalRequest, JournalResponse};
 use protocol::raft::{RaftCall, RaftRequest};
 use protocol::{ClusterId, CoordinatorId, Term};
 use tokio::sync::watch;
@@ -187,6 +188,19 @@ impl Consensus {
     #[must_use]
     pub fn reached(&self) -> BTreeSet<CoordinatorId> {
         self.inner.wires.up()
+    }
+
+    /// Asks the journal of another coordinator.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub(crate) async fn ask_journal(
+        &self,
+        peer: CoordinatorId,
+        request: &JournalRequest,
+        timeout: Duration,
+    ) -> Result<JournalResponse, LinkError> {
+        self.inner.wires.journal(peer, request, timeout).await
     }
 
     pub(super) fn raft(&self) -> &Raft {

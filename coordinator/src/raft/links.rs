@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use protocol::journal::{JournalRequest, JournalResponse};
 use protocol::raft::{RaftRequest, RaftResponse};
 use protocol::{CoordinatorId, Epoch, NodeId, Role};
 use tokio::sync::watch;
@@ -59,6 +60,18 @@ impl Wires for Links {
         let connection = self.peers.get(&peer).and_then(|rx| rx.borrow().clone());
         let connection = connection.ok_or(LinkError::Down { peer })?;
         let answer = connection.call(Epoch(0), &request, deadline).await;
+        answer.map_err(|source| LinkError::Call { peer, source })
+    }
+
+    async fn journal(
+        &self,
+        peer: CoordinatorId,
+        request: &JournalRequest,
+        deadline: Duration,
+    ) -> Result<JournalResponse, LinkError> {
+        let connection = self.peers.get(&peer).and_then(|rx| rx.borrow().clone());
+        let connection = connection.ok_or(LinkError::Down { peer })?;
+        let answer = connection.call(Epoch(0), request, deadline).await;
         answer.map_err(|source| LinkError::Call { peer, source })
     }
 

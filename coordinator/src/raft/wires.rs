@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use protocol::CoordinatorId;
+use protocol::journal::{JournalRequest, JournalResponse};
 use protocol::raft::{RaftRequest, RaftResponse};
 use transport::CallError;
 
@@ -43,6 +44,19 @@ pub trait Wires: Debug + Send + Sync + 'static {
         request: RaftRequest,
         deadline: Duration,
     ) -> Result<RaftResponse, LinkError>;
+
+    /// One call of the journal. Wires that have no way for it answer as if the peer was down.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    async fn journal(
+        &self,
+        peer: CoordinatorId,
+        _request: &JournalRequest,
+        _deadline: Duration,
+    ) -> Result<JournalResponse, LinkError> {
+        Err(LinkError::Down { peer })
+    }
 
     /// The peers that are connected now.
     fn up(&self) -> BTreeSet<CoordinatorId>;

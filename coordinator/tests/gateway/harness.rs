@@ -6,6 +6,7 @@ use std::sync::Arc;
 use coordinator::GatewayLimits;
 use coordinator::gateway::dispatch::DispatchError;
 use coordinator::gateway::{Gateway, GatewayConfig};
+use coordinator::journal::Journal;
 use coordinator::view::{ClusterView, Group, ReadyReplica, ServedDeployment};
 use http_body_util::Full;
 use hyper::Request;
@@ -74,7 +75,16 @@ impl Harness {
     }
 
     /// The same over any replicas.
-    pub(crate) async fn over((scripted, seen): (Arc<Scripted>, Seen), limits: GatewayLimits) -> Self {
+    pub(crate) async fn over(replicas: (Arc<Scripted>, Seen), limits: GatewayLimits) -> Self {
+        Self::journalled(replicas, limits, Journal::default()).await
+    }
+
+    /// The same with a journal of the test's.
+    pub(crate) async fn journalled(
+        (scripted, seen): (Arc<Scripted>, Seen),
+        limits: GatewayLimits,
+        journal: Journal,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         write_model(dir.path());
         let (view, receiver) = watch::channel(Arc::new(ClusterView::default()));
@@ -83,6 +93,7 @@ impl Harness {
             limits,
             picture_hosts: Vec::new(),
             metrics: None,
+            journal,
         };
         let gateway = Gateway::start_over(config, receiver, scripted, CancellationToken::new()).await.unwrap();
         Self { gateway, view, seen, dir, sees: false }

@@ -98,6 +98,7 @@ async fn a_port_in_use_is_named() {
         limits: GatewayLimits::default(),
         picture_hosts: Vec::new(),
         metrics: None,
+        journal: coordinator::journal::Journal::default(),
     };
     let (_sender, view) = watch::channel(Arc::new(ClusterView::default()));
     let (scripted, _seen) = Scripted::new(vec![]);

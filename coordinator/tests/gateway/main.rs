@@ -13,6 +13,7 @@ mod harness;
 mod lifecycle;
 mod model;
 mod phone;
+mod pick_up;
 mod pictures;
 mod quic;
 mod scripted;

@@ -65,6 +65,7 @@ impl Cluster {
             limits: GatewayLimits::default(),
             picture_hosts: Vec::new(),
             metrics: None,
+            journal: coordinator::journal::Journal::default(),
         };
         let gateway = Gateway::start(config, receiver, ours, CancellationToken::new()).await.unwrap();
         let dir = tempfile::tempdir().unwrap();

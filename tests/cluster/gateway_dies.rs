@@ -1,0 +1,125 @@
+//! A gateway that is killed in mid-stream: another one tells the rest, in the words of one that was never killed.
+
+use std::time::{Duration, Instant};
+
+use coordinator::metrics::names;
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+
+use crate::exposition::Exposition;
+use crate::harness::Cluster;
+
+/// Within which anything must happen: debug builds on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Tokens of the answer: no kill comes after its end.
+const ANSWER: usize = 200;
+/// Events that the client reads before the kill.
+const READ: usize = 5;
+const NAME: &str = "3f1c9a52-a-name-that-nobody-guesses";
+
+fn body() -> Value {
+    json!({
+        "model": "autoglm-nano", "messages": [{ "role": "user", "content": "tell me everything" }], "temperature": 1.0,
+        "seed": 11, "max_tokens": ANSWER, "ignore_eos": true, "stream": true, "return_token_ids": true,
+    })
+}
+
+/// Events with their ids, as far as they came before the connection was lost, or as many as are wanted.
+async fn events(response: reqwest::Response, most: usize) -> Vec<(String, String)> {
+    assert_eq!(response.status(), 200);
+    let (mut body, mut rest, mut events) = (response.bytes_stream(), Vec::new(), Vec::new());
+    while let Some(Ok(piece)) = body.next().await {
+        rest.extend_from_slice(&piece);
+        while let Some(end) = rest.windows(2).position(|w| w == b"\n\n") {
+            let event = String::from_utf8(rest.drain(..end + 2).collect()).expect("text");
+            let (id, data) = event.split_once("data: ").expect("an event");
+            let id = id.trim_end().trim_start_matches("id: ");
+            events.push((id.to_owned(), data.trim_end().to_owned()));
+            if events.len() == most {
+                return events;
+            }
+        }
+    }
+    events
+}
+
+/// Text and ids that the events tell.
+fn read(events: &[(String, String)]) -> (String, Vec<u64>) {
+    let (mut text, mut ids) = (String::new(), Vec::new());
+    for (_, data) in events {
+        let Ok(chunk) = serde_json::from_str::<Value>(data) else { continue };
+        assert!(chunk.get("error").is_none(), "{chunk}");
+        text.push_str(chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default());
+        ids.extend(chunk["choices"][0]["token_ids"].as_array().into_iter().flatten().filter_map(Value::as_u64));
+    }
+    (text, ids)
+}
+
+async fn ask(http: &reqwest::Client, url: &str, name: Option<&str>) -> reqwest::Response {
+    let mut request = http.post(format!("{url}/v1/chat/completions")).json(&body());
+    if let Some(name) = name {
+        request = request.header("x-request-id", name);
+    }
+    request.send().await.expect("an answer")
+}
+
+/// How many streams a coordinator keeps for others.
+async fn entries(http: &reqwest::Client, url: &str) -> f64 {
+    let response = http.get(format!("{url}/metrics")).send().await.expect("an answer");
+    let told = Exposition::read(&response.text().await.expect("text")).expect("a scraper takes it");
+    told.value(names::JOURNAL_ENTRIES.name, &[]).expect("told")
+}
+
+/// Waits until one of these coordinators keeps a stream, and says which.
+async fn keeper(http: &reqwest::Client, urls: &[String; 3], among: &[usize]) -> usize {
+    let started = Instant::now();
+    loop {
+        for i in among {
+            if entries(http, &urls[*i]).await > 0.0 {
+                return *i;
+            }
+        }
+        assert!(started.elapsed() < PATIENCE, "nobody keeps the stream");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn ready(http: &reqwest::Client, urls: &[String; 3]) {
+    let started = Instant::now();
+    for url in urls {
+        while http.get(format!("{url}/health/ready")).send().await.map(|r| r.status().as_u16()).ok() != Some(200) {
+            assert!(started.elapsed() < PATIENCE, "{url} is not ready");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_outlives_its_gateway() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let cluster = Cluster::start(&["--nodes", "1", "--tp", "1"]);
+    let (http, urls) = (reqwest::Client::new(), cluster.urls());
+    ready(&http, &urls).await;
+    let mut coordinators = cluster.processes();
+    coordinators.retain(|p| p.args.starts_with("shardglm coordinator"));
+    let undisturbed = events(ask(&http, &urls[0], None).await, usize::MAX).await;
+    assert_eq!(undisturbed.last().map(|(_, data)| data.as_str()), Some("[DONE]"));
+    assert_eq!(read(&undisturbed).1.len(), ANSWER);
+
+    // The second coordinator tells it, the first or third keeps it, and the one that does not keep it goes on.
+    let response = ask(&http, &urls[1], Some(NAME)).await;
+    assert_eq!(response.headers()["x-shardglm-resumable"], "true");
+    let mut told = events(response, READ).await;
+    let last = told.last().expect("events").0.clone();
+    let kept_by = keeper(&http, &urls, &[0, 2]).await;
+    coordinators[1].kill();
+    let killed = Instant::now();
+    let survivor = if kept_by == 0 { 2 } else { 0 };
+    let rest = http.get(format!("{}/v1/requests/{NAME}/stream?after={last}", urls[survivor])).send().await;
+    let rest = events(rest.expect("an answer"), usize::MAX).await;
+    eprintln!("the rest was told {} ms after the kill", killed.elapsed().as_millis());
+    told.extend(rest);
+    assert_eq!(read(&told), read(&undisturbed));
+    assert_eq!(told.last().map(|(id, _)| id.as_str()), Some("done"));
+    cluster.kill_up_and_check_its_processes_end();
+}
