@@ -304,3 +304,101 @@ fn choose(id: RequestId, up: &BTreeSet<CoordinatorId>, avoided: &BTreeMap<Keeper
     let peer = free.max_by_key(|peer| weight(peer)).map(|peer| Keeper::Peer(*peer));
     peer.or_else(|| (!avoided.contains_key(&Keeper::Here)).then_some(Keeper::Here))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::shelf::tests::entry;
+    use super::*;
+
+    const PEERS: [CoordinatorId; 2] = [CoordinatorId(2), CoordinatorId(3)];
+
+    fn later(now: Instant) -> Instant {
+        now + Duration::from_secs(600)
+    }
+
+    /// The one batch that is due, and for whom.
+    fn one(desk: &mut Desk, up: &BTreeSet<CoordinatorId>, now: Instant) -> (Keeper, Batch) {
+        let mut due = desk.due(up, &BTreeSet::new(), now);
+        assert_eq!(due.len(), 1, "{due:?}");
+        due.pop_first().expect("one")
+    }
+
+    #[test]
+    fn a_keeper_hears_each_id_once_and_the_stream_is_forgotten_when_it_has_heard_the_end() {
+        let (mut desk, now, up) = (Desk::default(), Instant::now(), BTreeSet::from(PEERS));
+        let id = entry(1, 5, 0).id;
+        desk.open(entry(1, 5, 0), later(now)).expect("room");
+        let (keeper, batch) = one(&mut desk, &up, now);
+        assert_eq!((batch.begins.len(), batch.taken.len()), (1, 0));
+        assert!(matches!(keeper, Keeper::Peer(_)));
+        desk.took(id, 5, 1, 0, [7, 8].into_iter());
+        let busy = BTreeSet::from([keeper]);
+        assert!(desk.due(&up, &busy, now).is_empty(), "one batch at a time");
+        desk.delivered(keeper, &[(id, 5, Delivery::Kept)], now);
+        desk.took(id, 5, 1, 1, [8, 9].into_iter());
+        let (again, batch) = one(&mut desk, &up, now);
+        assert_eq!(again, keeper);
+        assert_eq!(batch.taken[0].choices, [TakenIds { choice: 1, from: 0, ids: vec![7, 8, 9] }]);
+        desk.ended(id, 5);
+        desk.delivered(keeper, &[(id, 5, Delivery::Kept)], now);
+        assert!(!desk.is_empty(), "it has not heard of the end");
+        let (_, batch) = one(&mut desk, &up, now);
+        assert!(batch.taken[0].ended && batch.taken[0].choices.is_empty());
+        desk.delivered(keeper, &[(id, 5, Delivery::Kept)], now);
+        assert!(desk.is_empty() && desk.held() == (0, 0) && desk.due(&up, &BTreeSet::new(), now).is_empty());
+    }
+
+    #[test]
+    fn a_keeper_that_refuses_forgets_or_goes_is_told_anew_or_replaced() {
+        let (mut desk, now, up) = (Desk::default(), Instant::now(), BTreeSet::from(PEERS));
+        let id = entry(1, 5, 0).id;
+        desk.open(entry(1, 5, 0), later(now)).expect("room");
+        let (first, _) = one(&mut desk, &up, now);
+        desk.delivered(first, &[(id, 5, Delivery::Kept)], now);
+        desk.took(id, 5, 0, 0, [1].into_iter());
+        one(&mut desk, &up, now);
+        desk.delivered(first, &[(id, 5, Delivery::Unknown)], now);
+        let (again, batch) = one(&mut desk, &up, now);
+        assert_eq!((again, batch.begins[0].taken[0].as_slice()), (first, &[1][..]), "all of it anew");
+        desk.delivered(first, &[(id, 5, Delivery::Refused)], now);
+        let (second, batch) = one(&mut desk, &up, now);
+        assert!(second != first && batch.begins.len() == 1);
+        desk.delivered(first, &[(id, 5, Delivery::Refused)], now);
+        assert!(desk.due(&up, &BTreeSet::new(), now).is_empty(), "what the first one says now is of no matter");
+        desk.delivered(second, &[(id, 5, Delivery::Kept)], now);
+        desk.look(&BTreeSet::new(), now);
+        let (third, batch) = one(&mut desk, &BTreeSet::new(), now);
+        assert_eq!((third, batch.begins.len()), (Keeper::Here, 1), "without others, here");
+        desk.delivered(third, &[(id, 5, Delivery::Kept)], now);
+        let up_again = now + AVOID;
+        desk.look(&up, up_again);
+        assert!(matches!(one(&mut desk, &up, up_again).0, Keeper::Peer(_)), "with others again, there");
+    }
+
+    #[test]
+    fn what_is_given_up_ends_and_is_no_elses() {
+        let (mut desk, now) = (Desk::default(), Instant::now());
+        let id = entry(1, 5, 0).id;
+        let taken_over = desk.open(entry(1, 5, 0), later(now)).expect("room");
+        assert!(desk.open(entry(1, 4, 0), later(now)).is_none(), "an older one of the same id");
+        assert_eq!(desk.give_up(id, "somebody else", now), None);
+        assert!(!taken_over.is_cancelled());
+        assert_eq!(desk.give_up(id, "me", now).expect("mine").version, 5);
+        assert!(taken_over.is_cancelled() && desk.is_empty());
+    }
+
+    #[test]
+    fn streams_are_bounded_in_bytes_and_gone_ones_in_time() {
+        let (mut desk, now) = (Desk::default(), Instant::now());
+        assert!(desk.open(entry(1, 1, JOURNAL_BODY_BYTES_MAX + 1), later(now)).is_none());
+        let opened = (0..20).filter(|n| desk.open(entry(*n, 1, JOURNAL_BODY_BYTES_MAX), later(now)).is_some()).count();
+        assert_eq!(opened, 15);
+        let id = entry(3, 1, 0).id;
+        let room = BTreeSet::from(PEERS);
+        desk.took(id, 1, 0, 0, 0..u32::try_from(STREAM_BYTES_MAX).expect("fits"));
+        assert!(desk.held().1 <= BYTES_MAX, "ids without room are left out");
+        desk.gone(id, 1);
+        desk.look(&room, Instant::now() + GONE_MAX + Duration::from_secs(1));
+        assert_eq!(desk.held().0, 14);
+    }
+}

@@ -119,7 +119,7 @@ impl Shelf {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use protocol::Dtype;
     use protocol::generate::Priority;
     use protocol::journal::{AnswerFormat, TakenIds};
