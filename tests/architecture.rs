@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "shardglm",
         &["shardglm-protocol", "shardglm-sharding", "shardglm-transport", "shardglm-node", "shardglm-coordinator"],
     ),
+    ("shardglm-chaos", &["shardglm-protocol", "shardglm-transport"]),
 ];
 
 /// Where a library may be named: paths from the workspace's root. A crate's own `tests/` and `benches/` are free.
