@@ -29,6 +29,8 @@ use crate::agent::{AgentConfig, AgentError, run};
 
 /// Longest wait of any test.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Longer than any worker of these tests has to wait for a processor.
+const WORKER_SILENCE: Duration = Duration::from_secs(3);
 const REPLICA: ReplicaId = ReplicaId(7);
 
 /// Not a test of its own: the way into a worker process.
@@ -92,6 +94,7 @@ impl Cluster {
             listen_ip: loopback().ip(),
             coordinators,
             memory_bytes: 8 << 30,
+            worker_silence: WORKER_SILENCE,
             worker_exe,
         };
         let cancel = CancellationToken::new();

@@ -74,7 +74,7 @@ pub struct EngineLoad {
 pub enum FromWorker {
     /// Its phase changed, or its loading went on.
     Phase(WorkerPhase),
-    /// It is alive; sent every second by a thread that sees the step loop's progress.
+    /// It is alive; sent several times a second by a thread that sees the step loop's progress.
     Alive {
         /// Its engine's load.
         load: EngineLoad,

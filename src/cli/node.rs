@@ -1,5 +1,7 @@
 //! `shardglm node`: the daemon (joins first where it has no certificate), and `node list`.
 
+use std::time::Duration;
+
 use node::agent::AgentConfig;
 use protocol::NodeId;
 use protocol::admin::{NodeHealth, NodeInfo};
@@ -77,6 +79,7 @@ async fn daemon(name: NodeId, args: &DaemonArgs) -> Result<(), Failure> {
         listen_ip: config.node.listen_ip,
         coordinators: config.coordinators.iter().map(|c| c.internal).collect(),
         memory_bytes,
+        worker_silence: Duration::from_millis(config.node.worker_silence_ms),
         worker_exe,
     };
     node::agent::run(agent, stop.token.clone()).await.map_err(|e| anyhow::Error::new(e).into())

@@ -122,6 +122,13 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key("node.memory_bytes", int(0, 1 << 50), Int(0), "bytes", "for ranks in all; 0: 90 % of what the host has free"),
     key("node.listen_ip", Kind::Ip, Text("127.0.0.1"), "", "where this host's workers listen; differs by host"),
+    key(
+        "node.worker_silence_ms",
+        int(500, 600_000),
+        Int(2_000),
+        "ms",
+        "a rank that says nothing for so long is killed; workers speak every 250 ms",
+    ),
     key("deployment.name", Kind::Label, Text("default"), "", "names it in the admin API"),
     key("deployment.model", Kind::Path, Required, "", "Hugging Face checkpoint directory, the same path on every host"),
     key("deployment.served_names", Kind::Names(16), NoNames, "", "model names for clients; none: the directory's name"),

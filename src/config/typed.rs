@@ -113,6 +113,8 @@ pub(crate) struct NodeConfig {
     pub(crate) memory_bytes: u64,
     /// Where workers listen.
     pub(crate) listen_ip: IpAddr,
+    /// Silence after which a worker is taken for dead, ms.
+    pub(crate) worker_silence_ms: u64,
 }
 
 /// `[deployment]`

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// One process.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Seen {
@@ -20,8 +22,13 @@ impl Seen {
 
     /// SIGKILL.
     pub(crate) fn kill(&self) {
-        let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it runs");
+        self.signal(Signal::KILL);
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, signal).expect("it runs");
     }
 }
 

@@ -1,4 +1,4 @@
-//! A rank that is killed in mid-stream: every client reads what it would have read, and the replica serves again.
+//! A rank that is killed or stopped in mid-stream: every client reads what it would have read, and the replica serves again.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use coordinator::metrics::names;
 use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::exposition::Exposition;
@@ -185,7 +186,7 @@ async fn interruptions(http: &reqwest::Client, cluster: &Cluster) -> (f64, f64) 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_rank_changes_nothing_that_a_client_reads_and_the_replica_forms_again() {
+async fn a_rank_that_is_killed_or_stopped_changes_nothing_that_a_client_reads_and_the_replica_forms_again() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let cluster = Cluster::start(&["--coordinators", "1"]);
     let http = reqwest::Client::new();
@@ -196,13 +197,14 @@ async fn a_killed_rank_changes_nothing_that_a_client_reads_and_the_replica_forms
     }
     // The last kind has two prompts.
     let prompts = kinds.len() + 1;
-    for (round, rank) in [1, 0].into_iter().enumerate() {
+    let faults = [(1, Signal::KILL), (0, Signal::KILL), (0, Signal::STOP), (1, Signal::STOP)];
+    for (round, (rank, signal)) in faults.into_iter().enumerate() {
         let worker = cluster.worker(rank);
-        let disturbed = all(&http, &cluster, &kinds, || worker.kill()).await;
+        let disturbed = all(&http, &cluster, &kinds, || worker.signal(signal)).await;
         for ((name, mut read), (_, expected)) in disturbed.into_iter().zip(&undisturbed) {
             // How much was cached depends on what was asked before.
             read.usage["prompt_tokens_details"] = expected.usage["prompt_tokens_details"].clone();
-            assert!(read == *expected, "{name} without rank {rank}: {read:?}\nundisturbed: {expected:?}");
+            assert!(read == *expected, "{name}, {signal:?} to rank {rank}: {read:?}\nundisturbed: {expected:?}");
         }
         let all_went_on = (prompts * (round + 1)) as f64;
         assert_eq!(interruptions(&http, &cluster).await, (all_went_on, all_went_on));

@@ -10,6 +10,7 @@
 //! Invariant: ranks run on while no coordinator can be reached; they end when the agent ends.
 
 mod dialer;
+mod hearing;
 pub mod inventory;
 mod lease;
 pub mod state;
@@ -57,6 +58,8 @@ pub struct AgentConfig {
     pub coordinators: Vec<SocketAddr>,
     /// Memory that ranks may use in all, bytes; at most what the host has counts.
     pub memory_bytes: u64,
+    /// A worker that says nothing for so long is taken for dead.
+    pub worker_silence: Duration,
     /// The program that is started as `… worker --replica R --epoch E --rank K`.
     pub worker_exe: PathBuf,
 }
@@ -167,7 +170,7 @@ impl Agent {
         let mut tasks = JoinSet::new();
         let dialer = Dialer::new(config.coordinators.clone());
         tasks.spawn(lease::keep(endpoint.clone(), dialer, receiver, events_tx.clone(), stop_lease.clone()));
-        let supervisor = Supervisor::new(state.term());
+        let supervisor = Supervisor::new(state.term(), config.worker_silence);
         let inboxes = BTreeMap::new();
         tracing::info!(node_id = %config.node, cores = inventory.cores, memory_bytes = inventory.memory_bytes, "agent up");
         Ok(Self {
@@ -260,6 +263,10 @@ impl Agent {
             Command::Spawn(order) => Some(self.spawn(*order)),
             Command::Tell { key, message } => {
                 self.send(key, ProcessCommand::Tell(Box::new(message)));
+                None
+            }
+            Command::Look(key) => {
+                self.send(key, ProcessCommand::Look);
                 None
             }
             Command::Kill(key) => {

@@ -3,12 +3,14 @@
 //! Not here: processes, pipes, the lease; no clock and no task.
 //! Invariants: orders of a lower term, and ranks of a lower epoch of their replica, are never acted on; one
 //! (replica, epoch, rank) is started at most once; a rank's memory is free before the next epoch's rank of the same
-//! replica starts.
+//! replica starts; a rank is taken for dead only when its pipe is empty (docs/design/0009-who-is-alive.md).
 //!
 //! ```text
 //!             ordered                     Loaded, goal Connect      Connected, goal Serve
 //!  (absent) ──────────▶ Running(Load) ───────────────────▶ (Connect) ──────────▶ (Serve)
-//!                          │   └──────────── not ordered, superseded, goal Drain, leaving ────┐
+//!                          │   ├──────────── not ordered, superseded, goal Drain, leaving ────┐
+//!                          │   └── silent ─▶ Look ─▶ nothing in its pipe: Failed, Kill ───────┤
+//!                          │       another rank of its group failed here: Failed, Drain ──────┤
 //!                          │ exit                                                             ▼
 //!                          ▼                                exit                          Stopping ── deadline ─▶ Kill
 //!                        Ended (Failed, reported) ◀──────────────────── still ordered ────────┤
@@ -25,11 +27,13 @@ use protocol::stats::EngineStats;
 use protocol::worker::{EngineLoad, FromWorker, ToWorker};
 use protocol::{Epoch, Rank, ReplicaId, Term};
 
+use super::hearing::{Ear, Hearing};
+
 /// How long a rank that is no longer wanted may finish what it runs.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
-/// As [`DRAIN_DEADLINE`], where there is nothing to finish: the rank does not serve yet, or its replica has a higher epoch
-/// already, so that its group is broken and its streams wait to be resumed elsewhere.
-pub const STOP_DEADLINE: Duration = Duration::from_millis(200);
+/// As [`DRAIN_DEADLINE`], where there is nothing to finish: the rank does not serve yet, or it is not ordered any more. One
+/// that may finish is ordered to drain; so its group is lost, and its streams wait to be told that they may be resumed.
+pub const STOP_DEADLINE: Duration = Duration::ZERO;
 /// From a worker's drain deadline to its being killed.
 pub const KILL_MARGIN: Duration = Duration::from_secs(1);
 
@@ -69,6 +73,8 @@ pub enum Event {
         /// What.
         message: FromWorker,
     },
+    /// A worker's pipe was looked at after [`Command::Look`], and there was nothing in it.
+    Silent(RankKey),
     /// A worker's process ended, or could not be started.
     Exited {
         /// Which.
@@ -94,6 +100,8 @@ pub enum Command {
         /// What.
         message: ToWorker,
     },
+    /// Look whether it has said anything: what it has said comes first, then [`Event::Silent`].
+    Look(RankKey),
     /// End its process now.
     Kill(RankKey),
 }
@@ -128,16 +136,22 @@ struct Worker {
     bytes_read: u64,
     load: Option<EngineLoad>,
     stats: Option<Box<EngineStats>>,
+    hearing: Hearing,
 }
 
 impl Worker {
     fn lives(&self) -> bool {
         self.process != Process::Ended
     }
+
+    /// Whether its silence is held against it: one that is on its way out has a deadline for that.
+    fn is_judged(&self) -> bool {
+        matches!(self.process, Process::Running { .. }) && !matches!(self.phase, WorkerPhase::Failed { .. })
+    }
 }
 
 /// The desired and observed state of this node's ranks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Supervisor {
     term: Term,
     /// Highest epoch ever ordered of each replica.
@@ -145,13 +159,22 @@ pub struct Supervisor {
     orders: BTreeMap<RankKey, RankOrder>,
     workers: BTreeMap<RankKey, Worker>,
     leaving: bool,
+    ear: Ear,
 }
 
 impl Supervisor {
-    /// A supervisor that refuses terms below `term`, the highest one this node has obeyed before.
+    /// A supervisor that refuses terms below `term`, the highest one this node has obeyed before, and takes a worker for
+    /// dead that says nothing for `silence`.
     #[must_use]
-    pub fn new(term: Term) -> Self {
-        Self { term, ..Self::default() }
+    pub fn new(term: Term, silence: Duration) -> Self {
+        Self {
+            term,
+            fences: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            leaving: false,
+            ear: Ear::new(silence),
+        }
     }
 
     /// The highest term obeyed.
@@ -176,7 +199,9 @@ impl Supervisor {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let kill_at = |w: &Worker| if let Process::Stopping { kill_at } = w.process { kill_at } else { None };
-        self.workers.values().filter_map(kill_at).min()
+        let judged = self.workers.values().filter(|w| w.is_judged()).map(|w| &w.hearing);
+        let listening = self.ear.next_deadline(judged);
+        self.workers.values().filter_map(kill_at).chain(listening).min()
     }
 
     /// Every worker, for the report.
@@ -197,6 +222,9 @@ impl Supervisor {
 
     /// Takes one event in and says what to do.
     pub fn apply(&mut self, event: Event, now: Instant) -> Vec<Command> {
+        if self.ear.was_away(now) {
+            self.workers.values_mut().for_each(|w| w.hearing.afresh(now));
+        }
         match event {
             Event::Orders(orders) => self.take_orders(orders),
             Event::Started { key, pid } => {
@@ -204,9 +232,18 @@ impl Supervisor {
                     worker.pid = pid;
                 }
             }
-            Event::Said { key, message } => self.hear(key, message),
+            Event::Said { key, message } => self.hear(key, message, now),
+            Event::Silent(key) => {
+                let mut commands = self.give_up(key, now);
+                commands.extend(self.reconcile(now));
+                return commands;
+            }
             Event::Exited { key, how } => self.bury(key, how),
-            Event::Tick => return self.kill_overdue(now),
+            Event::Tick => {
+                let mut commands = self.kill_overdue(now);
+                commands.extend(self.look_at_the_silent(now));
+                return commands;
+            }
             Event::Leave => self.leaving = true,
         }
         self.reconcile(now)
@@ -226,8 +263,9 @@ impl Supervisor {
         self.orders = current.map(|o| (key_of(&o), o)).collect();
     }
 
-    fn hear(&mut self, key: RankKey, message: FromWorker) {
+    fn hear(&mut self, key: RankKey, message: FromWorker, now: Instant) {
         let Some(worker) = self.workers.get_mut(&key) else { return };
+        worker.hearing.heard(&message, now);
         match message {
             // What made it fail stays the reason, whatever it says on its way out.
             FromWorker::Phase(_) if matches!(worker.phase, WorkerPhase::Failed { .. }) => {}
@@ -257,6 +295,23 @@ impl Supervisor {
         }
     }
 
+    fn look_at_the_silent(&mut self, now: Instant) -> Vec<Command> {
+        let Self { workers, ear, .. } = self;
+        let judged = workers.iter_mut().filter(|(_, w)| w.is_judged());
+        judged.filter_map(|(key, w)| ear.asks(&mut w.hearing, now).then_some(Command::Look(*key))).collect()
+    }
+
+    /// Its pipe is empty. SIGKILL works on a stopped process too.
+    fn give_up(&mut self, key: RankKey, now: Instant) -> Vec<Command> {
+        let Some(worker) = self.workers.get_mut(&key).filter(|w| w.is_judged()) else { return Vec::new() };
+        let Some(silent) = worker.hearing.silent(now) else { return Vec::new() };
+        let reason = format!("said nothing for {:.1} s: stopped or starved", silent.as_secs_f64());
+        worker.phase = WorkerPhase::Failed { reason, retryable: true };
+        worker.load = None;
+        worker.process = Process::Stopping { kill_at: None };
+        vec![Command::Kill(key)]
+    }
+
     fn kill_overdue(&mut self, now: Instant) -> Vec<Command> {
         let mut commands = Vec::new();
         for (key, worker) in &mut self.workers {
@@ -273,19 +328,24 @@ impl Supervisor {
     /// Desired against observed.
     fn reconcile(&mut self, now: Instant) -> Vec<Command> {
         let mut commands = Vec::new();
-        let Self { orders, workers, fences, leaving, .. } = self;
-        workers.retain(|key, w| w.lives() || orders.contains_key(key));
+        self.workers.retain(|key, w| w.lives() || self.orders.contains_key(key));
+        self.start_missing(&mut commands, now);
+        let Self { orders, workers, leaving, .. } = self;
+        commands.extend(free_survivors(workers, now));
         for (key, worker) in workers.iter_mut() {
-            let order = orders.get(key).filter(|o| o.goal != RankGoal::Drain && !*leaving);
-            let superseded = fences.get(&key.replica).is_some_and(|fence| *fence > key.epoch);
-            commands.extend(steer(*key, worker, order, superseded, now));
+            // Orders of a superseded epoch are not kept.
+            let wanted = match orders.get(key) {
+                None => Wanted::No,
+                Some(order) if order.goal == RankGoal::Drain || *leaving => Wanted::ToTheEnd,
+                Some(order) => Wanted::Yes(order),
+            };
+            commands.extend(steer(*key, worker, wanted, now));
         }
-        self.start_missing(&mut commands);
         commands
     }
 
     /// Starts ordered ranks that have no worker and whose predecessors are gone.
-    fn start_missing(&mut self, commands: &mut Vec<Command>) {
+    fn start_missing(&mut self, commands: &mut Vec<Command>, now: Instant) {
         for (key, order) in self.orders.iter().filter(|_| !self.leaving) {
             let waits = |(k, w): (&RankKey, &Worker)| k.replica == key.replica && k.epoch < key.epoch && w.lives();
             if self.workers.contains_key(key) || order.goal == RankGoal::Drain || self.workers.iter().any(waits) {
@@ -298,6 +358,7 @@ impl Supervisor {
                 bytes_read: 0,
                 load: None,
                 stats: None,
+                hearing: Hearing::new(now),
             };
             if order.goal == RankGoal::Load {
                 commands.push(Command::Spawn(Box::new(order.clone())));
@@ -312,27 +373,54 @@ impl Supervisor {
     }
 }
 
-/// What to tell one worker, given the order that it should follow (`None`: stop).
-fn steer(
-    key: RankKey,
-    worker: &mut Worker,
-    order: Option<&RankOrder>,
-    superseded: bool,
-    now: Instant,
-) -> Option<Command> {
+/// Stops the ranks whose group has lost another one on this node: their peers are known to be gone, and whoever waits for
+/// them need not wait until the leader has said so.
+fn free_survivors(workers: &mut BTreeMap<RankKey, Worker>, now: Instant) -> Vec<Command> {
+    let mut lost = BTreeMap::new();
+    for (key, worker) in workers.iter() {
+        if let WorkerPhase::Failed { reason, retryable } = &worker.phase {
+            let told = (format!("rank {} of its group, on the same node: {reason}", key.rank), *retryable);
+            lost.entry((key.replica, key.epoch)).or_insert(told);
+        }
+    }
+    let mut commands = Vec::new();
+    for (key, worker) in workers.iter_mut().filter(|(_, w)| w.is_judged()) {
+        if let Some((reason, retryable)) = lost.get(&(key.replica, key.epoch)) {
+            commands.push(stop(*key, worker, STOP_DEADLINE, now));
+            worker.phase = WorkerPhase::Failed { reason: reason.clone(), retryable: *retryable };
+        }
+    }
+    commands
+}
+
+/// Whether a rank is wanted.
+#[derive(Debug, Clone, Copy)]
+enum Wanted<'a> {
+    /// As this order says.
+    Yes(&'a RankOrder),
+    /// Until what it runs is finished.
+    ToTheEnd,
+    /// Its group does not exist any more.
+    No,
+}
+
+/// What to tell one worker.
+fn steer(key: RankKey, worker: &mut Worker, wanted: Wanted<'_>, now: Instant) -> Option<Command> {
     let soon = now + STOP_DEADLINE + KILL_MARGIN;
     let told = match &mut worker.process {
         Process::Running { told } => told,
-        // The next epoch came while it drained: it is waited for.
-        Process::Stopping { kill_at: Some(at) } if superseded && *at > soon => {
+        // Its group was lost while it drained.
+        Process::Stopping { kill_at: Some(at) } if matches!(wanted, Wanted::No) && *at > soon => {
             return Some(stop(key, worker, STOP_DEADLINE, now));
         }
         Process::Stopping { .. } | Process::Ended => return None,
     };
-    let Some(order) = order else {
-        let serves = matches!(worker.phase, WorkerPhase::Serving);
-        let deadline = if serves && !superseded { DRAIN_DEADLINE } else { STOP_DEADLINE };
-        return Some(stop(key, worker, deadline, now));
+    let order = match wanted {
+        Wanted::Yes(order) => order,
+        Wanted::ToTheEnd if matches!(worker.phase, WorkerPhase::Serving) => {
+            return Some(stop(key, worker, DRAIN_DEADLINE, now));
+        }
+        Wanted::ToTheEnd | Wanted::No => return Some(stop(key, worker, STOP_DEADLINE, now)),
     };
     let (next, message) = match (&order.goal, &worker.phase) {
         (RankGoal::Connect { peers }, WorkerPhase::Loaded { .. }) => {

@@ -41,12 +41,22 @@ fn deployment() -> DeploymentSpec {
     }
 }
 
+const SILENCE: Duration = Duration::from_secs(2);
+
 fn key(epoch: u64) -> RankKey {
-    RankKey { replica: ReplicaId(1), epoch: Epoch(epoch), rank: Rank(0) }
+    key_of_rank(epoch, 0)
+}
+
+fn key_of_rank(epoch: u64, rank: u16) -> RankKey {
+    RankKey { replica: ReplicaId(1), epoch: Epoch(epoch), rank: Rank(rank) }
 }
 
 fn order(epoch: u64, goal: RankGoal) -> RankOrder {
-    let k = key(epoch);
+    order_of_rank(epoch, 0, goal)
+}
+
+fn order_of_rank(epoch: u64, rank: u16, goal: RankGoal) -> RankOrder {
+    let k = key_of_rank(epoch, rank);
     RankOrder { replica: k.replica, epoch: k.epoch, rank: k.rank, deployment: deployment(), plan: plan(), goal }
 }
 
@@ -63,6 +73,10 @@ fn said(epoch: u64, phase: WorkerPhase) -> Event {
     Event::Said { key: key(epoch), message: FromWorker::Phase(phase) }
 }
 
+fn alive(epoch: u64) -> Event {
+    Event::Said { key: key(epoch), message: FromWorker::Alive { load: EngineLoad::default(), stats: None } }
+}
+
 fn exited(epoch: u64) -> Event {
     Event::Exited { key: key(epoch), how: "was killed by signal 9".into() }
 }
@@ -74,7 +88,7 @@ struct Case {
 
 impl Case {
     fn new() -> Self {
-        Self { supervisor: Supervisor::new(Term(0)), now: Instant::now() }
+        Self { supervisor: Supervisor::new(Term(0), SILENCE), now: Instant::now() }
     }
 
     fn apply(&mut self, event: Event) -> Vec<Command> {
@@ -131,7 +145,7 @@ fn orders_of_a_lower_term_are_refused() {
     case.apply(orders(3, vec![order(1, RankGoal::Serve)]));
     assert!(case.apply(orders(2, vec![])).is_empty());
     assert_eq!((case.phases().len(), case.supervisor.term()), (1, Term(3)));
-    let mut restarted = Supervisor::new(Term(3));
+    let mut restarted = Supervisor::new(Term(3), SILENCE);
     assert!(restarted.apply(orders(2, vec![order(1, RankGoal::Load)]), case.now).is_empty());
 }
 
@@ -148,10 +162,10 @@ fn a_lower_epoch_is_refused_even_after_its_worker_is_gone() {
 }
 
 #[test]
-fn an_absent_rank_is_drained_then_killed_then_forgotten() {
+fn a_rank_that_may_finish_is_drained_then_killed_then_forgotten() {
     let mut case = Case::serving();
-    assert_eq!(case.apply(orders(1, vec![])), [drain(1, DRAIN_DEADLINE)]);
-    assert!(case.apply(orders(1, vec![])).is_empty(), "told once");
+    assert_eq!(case.apply(orders(1, vec![order(1, RankGoal::Drain)])), [drain(1, DRAIN_DEADLINE)]);
+    assert!(case.apply(orders(1, vec![order(1, RankGoal::Drain)])).is_empty(), "told once");
     assert!(case.apply(Event::Tick).is_empty());
     let due = case.supervisor.next_deadline().expect("a kill is planned");
     assert_eq!(due, case.now + DRAIN_DEADLINE + KILL_MARGIN);
@@ -159,6 +173,15 @@ fn an_absent_rank_is_drained_then_killed_then_forgotten() {
     assert_eq!(case.apply(Event::Tick), [Command::Kill(key(1))]);
     assert!(case.apply(Event::Tick).is_empty(), "killed once");
     assert_eq!(case.supervisor.next_deadline(), None);
+    case.apply(exited(1));
+    assert!(case.phases().is_empty());
+}
+
+#[test]
+fn an_absent_rank_stops_at_once_since_its_group_is_lost() {
+    let mut case = Case::serving();
+    assert_eq!(case.apply(orders(1, vec![])), [drain(1, STOP_DEADLINE)]);
+    assert!(case.apply(orders(1, vec![])).is_empty(), "told once");
     case.apply(exited(1));
     assert!(case.phases().is_empty());
 }
@@ -182,7 +205,7 @@ fn the_next_epoch_starts_when_the_superseded_worker_is_gone() {
 #[test]
 fn a_draining_worker_is_hurried_when_its_replica_goes_on_without_it() {
     let mut case = Case::serving();
-    assert_eq!(case.apply(orders(1, vec![])), [drain(1, DRAIN_DEADLINE)]);
+    assert_eq!(case.apply(orders(1, vec![order(1, RankGoal::Drain)])), [drain(1, DRAIN_DEADLINE)]);
     assert_eq!(case.apply(orders(1, vec![order(2, RankGoal::Load)])), [drain(1, STOP_DEADLINE)]);
     assert!(case.apply(orders(1, vec![order(2, RankGoal::Load)])).is_empty(), "told once");
     assert_eq!(case.supervisor.next_deadline(), Some(case.now + STOP_DEADLINE + KILL_MARGIN));
@@ -234,6 +257,116 @@ fn leaving_drains_everything_and_starts_nothing() {
     assert!(!case.supervisor.is_empty());
     case.apply(exited(1));
     assert!(case.supervisor.is_empty());
+}
+
+#[test]
+fn a_silent_worker_is_looked_at_then_killed_and_reported_in_one() {
+    let mut case = Case::serving();
+    case.apply(alive(1));
+    let heard = case.now;
+    // Whatever wakes the agent meanwhile.
+    while case.now < heard + SILENCE {
+        assert!(case.apply(Event::Tick).is_empty(), "{:?} after it spoke", case.now - heard);
+        case.now = case.supervisor.next_deadline().expect("somebody is listened to");
+    }
+    assert_eq!(case.apply(Event::Tick), [Command::Look(key(1))]);
+    assert!(case.apply(Event::Tick).is_empty(), "looked at once");
+    assert_eq!(case.phases(), [WorkerPhase::Serving]);
+    assert_eq!(case.apply(Event::Silent(key(1))), [Command::Kill(key(1))]);
+    let reason = "said nothing for 2.0 s: stopped or starved".to_owned();
+    let failed = WorkerPhase::Failed { reason, retryable: true };
+    assert_eq!(case.phases(), std::slice::from_ref(&failed));
+    assert!(case.apply(Event::Silent(key(1))).is_empty(), "killed once");
+    case.apply(exited(1));
+    assert_eq!(case.phases(), [failed], "it is reported until it is no longer ordered");
+}
+
+#[test]
+fn what_was_in_the_pipe_of_a_silent_worker_proves_that_it_lives() {
+    let mut case = Case::serving();
+    case.apply(alive(1));
+    for _ in 0..4 {
+        case.now += SILENCE / 4;
+        case.apply(orders(1, vec![order(1, RankGoal::Serve)]));
+    }
+    assert_eq!(case.apply(Event::Tick), [Command::Look(key(1))]);
+    assert!(case.apply(alive(1)).is_empty());
+    assert!(case.apply(Event::Silent(key(1))).is_empty(), "the look is of before");
+    assert_eq!(case.phases(), [WorkerPhase::Serving]);
+}
+
+#[test]
+fn an_agent_that_was_stopped_itself_listens_for_a_whole_bound_before_it_judges() {
+    for away in [SILENCE / 2 + Duration::from_millis(1), SILENCE, 100 * SILENCE] {
+        let mut case = Case::serving();
+        case.apply(alive(1));
+        case.now += away;
+        let back = case.now;
+        while case.now < back + SILENCE {
+            assert!(case.apply(Event::Tick).is_empty(), "away for {away:?}, back since {:?}", case.now - back);
+            case.now = case.supervisor.next_deadline().expect("somebody is listened to");
+        }
+        assert_eq!(case.apply(Event::Tick), [Command::Look(key(1))]);
+    }
+}
+
+#[test]
+fn an_agent_that_was_stopped_after_it_looked_looks_again() {
+    let mut case = Case::serving();
+    case.apply(alive(1));
+    for _ in 0..4 {
+        case.now += SILENCE / 4;
+        case.apply(Event::Tick);
+    }
+    case.now += SILENCE;
+    assert!(case.apply(Event::Silent(key(1))).is_empty());
+    assert_eq!(case.phases(), [WorkerPhase::Serving]);
+}
+
+#[test]
+fn a_worker_that_starts_has_longer_for_its_first_sign_of_life() {
+    let mut case = Case::new();
+    case.apply(orders(1, vec![order(1, RankGoal::Load)]));
+    let started = case.now;
+    case.now += SILENCE / 4;
+    // Its first words come before it has set itself up.
+    assert!(case.apply(said(1, WorkerPhase::Starting)).is_empty());
+    let spoke = case.now;
+    loop {
+        case.now = case.supervisor.next_deadline().expect("somebody is listened to");
+        let commands = case.apply(Event::Tick);
+        if case.now < spoke + super::super::hearing::START_SILENCE_MIN {
+            assert!(commands.is_empty(), "{:?} after its start", case.now - started);
+        } else {
+            break assert_eq!(commands, [Command::Look(key(1))]);
+        }
+    }
+}
+
+#[test]
+fn silence_is_not_held_against_a_worker_on_its_way_out() {
+    let mut case = Case::serving();
+    case.apply(alive(1));
+    case.apply(orders(1, vec![order(1, RankGoal::Drain)]));
+    for _ in 0..8 {
+        case.now += SILENCE / 4;
+        assert!(case.apply(Event::Tick).is_empty());
+    }
+    assert!(case.apply(Event::Silent(key(1))).is_empty());
+}
+
+#[test]
+fn the_ranks_of_a_group_that_lost_one_on_this_node_stop_at_once() {
+    let mut case = Case::serving();
+    let both = || vec![order(1, RankGoal::Serve), order_of_rank(1, 1, RankGoal::Serve)];
+    let failed = WorkerPhase::Failed { reason: "tensor t is missing".into(), retryable: false };
+    // The second rank is one that this agent does not have: it counts as lost.
+    assert_eq!(case.apply(orders(1, both())), [drain(1, STOP_DEADLINE)]);
+    let why = "rank 1 of its group, on the same node: the node has no such worker: its agent was started anew";
+    assert_eq!(case.phases()[0], WorkerPhase::Failed { reason: why.into(), retryable: true });
+    case.apply(said(1, failed));
+    case.apply(exited(1));
+    assert!(matches!(&case.phases()[0], WorkerPhase::Failed { reason, .. } if reason == why), "the first reason stays");
 }
 
 #[test]

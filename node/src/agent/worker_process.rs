@@ -31,6 +31,8 @@ const LAST_WORDS_DEADLINE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) enum ProcessCommand {
     Tell(Box<ToWorker>),
+    /// Say so if there is nothing in its pipe.
+    Look,
     Kill,
 }
 
@@ -72,6 +74,8 @@ pub(super) async fn drive(
     let mut killed_for: Option<String> = None;
     let status = loop {
         let happened = tokio::select! {
+            // In this order: what it has said comes before the answer to whether it has said anything.
+            biased;
             (stdout, said) = &mut reading, if listening => Happened::Said(stdout, said),
             asked = inbox.recv(), if killed_for.is_none() => Happened::Asked(asked),
             status = child.wait() => Happened::Exited(status),
@@ -91,6 +95,10 @@ pub(super) async fn drive(
                 Some(format!("was killed: what it said could not be read ({e})"))
             }
             Happened::Asked(Some(ProcessCommand::Tell(message))) => write(&mut stdin, key.epoch, &message).await.err(),
+            Happened::Asked(Some(ProcessCommand::Look)) => {
+                tell_agent(&events, Event::Silent(key)).await;
+                None
+            }
             Happened::Asked(Some(ProcessCommand::Kill) | None) => Some("was killed past its deadline".to_owned()),
             Happened::Exited(status) => break status,
         };

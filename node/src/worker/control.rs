@@ -30,8 +30,8 @@ use super::submission::SUBMISSIONS_MAX;
 use crate::grammar::Grammars;
 use crate::pipe::{self, PipeError};
 
-/// How often the agent hears that the worker is alive.
-const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the agent hears that the worker is alive; the least bound of silence that it can be configured to is twice that.
+const ALIVE_INTERVAL: Duration = Duration::from_millis(250);
 /// How long an aborted step loop may take to end, and the streams' last frames to arrive.
 const FLUSH_DEADLINE: Duration = Duration::from_millis(700);
 /// Orders that may wait for the compute thread: each comes once.
@@ -71,12 +71,13 @@ pub(crate) fn run_on(
     );
     let _entered = span.enter();
     reporter.phase(WorkerPhase::Starting);
-    let outcome = Control::start(spec, stdin, reporter.clone()).and_then(Control::run);
-    if let Err(e) = &outcome {
-        tracing::warn!(error = %e, retryable = e.retryable(), "worker failed");
-        reporter.phase(e.phase());
-    }
-    outcome
+    let control = Control::start(spec, stdin, reporter.clone()).inspect_err(|e| tell_failed(&reporter, e))?;
+    control.run()
+}
+
+fn tell_failed(reporter: &Reporter, e: &WorkerError) {
+    tracing::warn!(error = %e, retryable = e.retryable(), "worker failed");
+    reporter.phase(e.phase());
 }
 
 enum Event {
@@ -170,6 +171,10 @@ impl Control {
                 break outcome;
             }
         };
+        // The others of its group must not wait until its streams' ends have arrived.
+        if let Err(e) = &outcome {
+            tell_failed(&self.reporter, e);
+        }
         if let Some(front) = self.front {
             front.close(FLUSH_DEADLINE);
         }

@@ -3,7 +3,7 @@
 //! ```text
 //!  agent ── stdin ──▶ reader ─┐                          ┌─ compute thread `rank-K`: model, group, step loop
 //!                             ├▶ control (this thread) ──┤
-//!  agent ◀─ stdout ───────────┘   every second: Alive    └─ front (rank 0): gateways' streams, one runtime thread
+//!  agent ◀─ stdout ───────────┘   every 250 ms: Alive    └─ front (rank 0): gateways' streams, one runtime thread
 //! ```
 //! Not here: the engine's decisions, the model's layers. Logs go to stderr only.
 //! Invariant: the process ends when its stdin ends, and never later than its drain's deadline.
