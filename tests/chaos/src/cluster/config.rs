@@ -31,6 +31,8 @@ pub struct Options {
     pub seed: u64,
     /// Whether each state directory is a disk of 64 MiB that can be filled.
     pub small_disks: bool,
+    /// Whether each host has a clock that can be set, by `libfaketime`.
+    pub own_clocks: bool,
     /// Lines of `[table]` and `key = value` that are added to the configuration.
     pub more_config: String,
     /// What the daemons log, as `--log` takes it.
@@ -53,6 +55,7 @@ impl Options {
             replicas: 1,
             seed: 1,
             small_disks: false,
+            own_clocks: false,
             more_config: String::new(),
             log_filter: "info".to_owned(),
             logs: None,
@@ -74,6 +77,52 @@ pub(super) fn state_dir(dir: &Path, host: &str) -> PathBuf {
     dir.join(host).join("state")
 }
 
+/// What the template of the model of the clusters here says of tools; the built-in one has no words for them.
+const TOOL_WORDS: &str = "{% if tools %}Tools: {{ tools | tojson }}. Call one by <tool_call>name\n<arg_key>key</arg_key>\n\
+     <arg_value>value</arg_value>\n</tool_call>\n{% endif %}";
+
+/// The checkpoint with a template that takes tools.
+pub(super) fn write_model(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for file in std::fs::read_dir(from)? {
+        let file = file?;
+        std::fs::copy(file.path(), to.join(file.file_name()))?;
+    }
+    let template = to.join("chat_template.jinja");
+    let words = std::fs::read_to_string(&template)?;
+    std::fs::write(template, format!("{TOOL_WORDS}{words}"))
+}
+
+pub(super) fn model_dir(dir: &Path) -> PathBuf {
+    dir.join("models/autoglm-nano")
+}
+
+/// Says how far the host's clock is off.
+pub(super) fn clock_file(dir: &Path, host: &str) -> PathBuf {
+    dir.join(host).join("clock")
+}
+
+/// Debian's place for it.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
+/// Whether hosts can have clocks of their own here.
+#[must_use]
+pub fn clocks_possible() -> bool {
+    Path::new(FAKETIME).exists()
+}
+
+/// What makes a process read its host's clock. Time-outs run on the monotonic clock, which no step moves.
+fn clock_envs(dir: &Path, host: &str) -> Vec<(String, String)> {
+    let file = clock_file(dir, host).display().to_string();
+    let envs = [
+        ("LD_PRELOAD", FAKETIME),
+        ("FAKETIME_TIMESTAMP_FILE", &file),
+        ("FAKETIME_NO_CACHE", "1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ];
+    envs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+}
+
 pub(super) fn coordinators(options: &Options, net: &Net) -> Vec<CoordinatorAddrs> {
     let of = |i: u16| {
         let host = net.host(&format!("c{i}"));
@@ -91,10 +140,9 @@ pub(super) fn cluster_toml(options: &Options, net: &Net, dir: &Path) -> String {
             "[[coordinators]]\nid = {id}\ninternal = \"{internal}\"\nadmin = \"{admin}\"\npublic = \"{public}\"\n"
         );
     }
-    let model = options.model.canonicalize().unwrap_or_else(|_| options.model.clone());
     text += &format!(
-        "[deployment]\nmodel = {:?}\nserved_names = [\"autoglm-nano\"]\ntp = {}\nreplicas = {}\n",
-        model.display().to_string(),
+        "[deployment]\nmodel = {:?}\ntp = {}\nreplicas = {}\n",
+        model_dir(dir).display().to_string(),
         options.tp,
         options.replicas
     );
@@ -117,7 +165,8 @@ pub(super) fn daemons(options: &Options, net: &Net, dir: &Path, logs: &Path) -> 
         args.extend(common.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]));
         args.push("--supervised".to_owned());
         let log = logs.join(format!("{host}.log"));
-        (host.to_owned(), Spec { program: options.program.clone(), args, envs: Vec::new(), log })
+        let envs = if options.own_clocks { clock_envs(dir, host) } else { Vec::new() };
+        (host.to_owned(), Spec { program: options.program.clone(), args, envs, log })
     };
     let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
     let coordinators = (1..=options.coordinators).map(|i| {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use api::{Api, CoordinatorAddrs, Outlook};
-pub use config::Options;
+pub use config::{Options, clocks_possible};
 pub use daemon::Daemon;
 pub use log::{Event, Mark};
 
@@ -115,6 +115,7 @@ impl Cluster {
         let logs = options.logs.clone().unwrap_or_else(|| dir.join("logs"));
         std::fs::create_dir_all(&logs).map_err(io(format!("create {}", logs.display())))?;
 
+        config::write_model(&options.model, &config::model_dir(&dir)).map_err(io("copy the model"))?;
         let config_file = dir.join("cluster.toml");
         std::fs::write(&config_file, config::cluster_toml(&options, &net, &dir)).map_err(io("write cluster.toml"))?;
         let mut ca = Command::new(&options.program);
@@ -133,6 +134,9 @@ impl Cluster {
                 let image = dir.join(format!("{name}.ext4"));
                 let disk = Disk::mount(&image, &state).map_err(io(format!("a disk for {name}")))?;
                 disks.insert(name.clone(), disk);
+            }
+            if options.own_clocks {
+                std::fs::write(config::clock_file(&dir, &name), "+0s\n").map_err(io(format!("the clock of {name}")))?;
             }
             daemons.insert(name.clone(), Daemon::new(&name, spec));
         }
@@ -262,6 +266,24 @@ impl Cluster {
     pub fn fill_disk(&self, name: &str, full: bool) -> bool {
         let Some(disk) = self.disks.get(name) else { return false };
         if full { disk.fill().is_ok() } else { disk.clear().is_ok() }
+    }
+
+    /// Daemons whose process has ended.
+    pub fn stopped_daemons(&mut self) -> Vec<String> {
+        self.daemons.iter_mut().filter_map(|(name, d)| (!d.runs()).then(|| name.clone())).collect()
+    }
+
+    /// Sets a host's clock off by so many seconds. False without a clock of its own.
+    #[must_use]
+    pub fn step_clock(&self, name: &str, seconds: i32) -> bool {
+        self.options.own_clocks
+            && std::fs::write(config::clock_file(&self.dir, name), format!("{seconds:+}s\n")).is_ok()
+    }
+
+    /// The hosts.
+    #[must_use]
+    pub fn hosts(&self) -> &[Host] {
+        self.net.hosts()
     }
 
     /// The ends of all logs.

@@ -1,0 +1,74 @@
+//! A cluster that serves, with what an undisturbed client reads of each kind of request.
+
+use std::sync::Arc;
+
+use crate::cluster::{Cluster, ClusterError, Options};
+use crate::fault::{Aims, FaultError};
+use crate::streams::{Ending, Kind, Patience, Read, Reader, kinds};
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+pub enum SceneError {
+    /// No cluster.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// No client.
+    #[error("no HTTP client: {0}")]
+    Http(#[from] reqwest::Error),
+    /// A fault that could not be done or healed.
+    #[error(transparent)]
+    Fault(#[from] FaultError),
+    /// A request that is not even answered in peace.
+    #[error("without any fault, the request `{kind}` ended with {ending:?}")]
+    Undisturbed {
+        /// Which.
+        kind: String,
+        /// How.
+        ending: Ending,
+    },
+}
+
+/// The cluster and its expectations.
+#[derive(Debug)]
+pub struct Scene {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// A client of all gateways.
+    pub reader: Reader,
+    /// Each request with its undisturbed answer.
+    pub expected: Arc<Vec<(Kind, Read)>>,
+}
+
+impl Scene {
+    /// Sets it up; answers have about `tokens` tokens, and of each kind there is one request a seed.
+    ///
+    /// # Errors
+    /// [`SceneError`].
+    pub fn set(options: Options, tokens: u32, seeds: &[u64]) -> Result<Self, SceneError> {
+        let cluster = Cluster::start(options)?;
+        let gateways = cluster.api().coordinators().iter().map(|c| c.public).collect();
+        let reader = Reader::new(gateways, Patience::default())?;
+        let all = seeds.iter().flat_map(|seed| {
+            kinds(tokens, *seed).into_iter().map(move |kind| Kind { name: format!("{} {seed}", kind.name), ..kind })
+        });
+        let mut expected = Vec::new();
+        for (i, kind) in all.enumerate() {
+            let reading = cluster.on_client(reader.read(&kind, &format!("undisturbed-{i}"), i, |_| {}));
+            if reading.ending != Ending::Done {
+                return Err(SceneError::Undisturbed { kind: kind.name, ending: reading.ending });
+            }
+            expected.push((kind, reading.read));
+        }
+        Ok(Self { cluster, reader, expected: Arc::new(expected) })
+    }
+
+    /// Who has which role now.
+    ///
+    /// # Errors
+    /// [`FaultError::NoAim`].
+    pub fn aims(&self) -> Result<Aims, FaultError> {
+        let outlook = self.cluster.on_client(self.cluster.api().look());
+        let outlook = outlook.ok_or_else(|| FaultError::NoAim("no coordinator answers".to_owned()))?;
+        Aims::of(&outlook, self.cluster.options().coordinators)
+    }
+}
