@@ -21,6 +21,8 @@ pub enum RaftCall {
     ReadIndex,
     /// What the leader has heard of the workers, for the admin listings and metrics of a follower.
     Heard,
+    /// Whether the caller may stand for election; changes nothing.
+    MayStand,
 }
 
 /// Coordinator to coordinator.

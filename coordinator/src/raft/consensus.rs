@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::error::{CheckIsLeaderError, ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError};
-use openraft::{ServerState, SnapshotPolicy};
+use openraft::{RaftMetrics, ServerState, SnapshotPolicy};
 use protocol::journal::{JournalRequest, JournalResponse};
 use protocol::raft::{RaftCall, RaftRequest};
 use protocol::{ClusterId, CoordinatorId, Term};
@@ -19,7 +19,9 @@ use tokio_util::task::TaskTracker;
 use transport::Endpoint;
 
 use super::codec;
+use super::election::{Asked, Election, Known, lease, may_stand};
 use super::error::{ProposeError, ReadError};
+use super::hearing::Hearing;
 use super::links::Links;
 use super::log_store::{LogError, LogStore};
 use super::network::Network;
@@ -77,9 +79,10 @@ pub enum ConsensusError {
 pub struct Leadership {
     /// The term.
     pub term: Term,
-    /// The leader, where one is known.
+    /// The leader that this coordinator heard of within the longest election timeout; its own claim counts as long as a
+    /// majority has confirmed it within that time.
     pub leader: Option<CoordinatorId>,
-    /// Whether it is this coordinator, and a majority has confirmed that lately.
+    /// Whether it is this coordinator.
     pub here: bool,
 }
 
@@ -109,6 +112,8 @@ struct Inner {
     wires: Arc<dyn Wires>,
     applied: watch::Receiver<AppliedState>,
     leadership: watch::Receiver<Leadership>,
+    hearing: Arc<Hearing>,
+    timings: RaftTimings,
     /// What this coordinator has heard of workers, while it leads.
     heard: watch::Sender<Option<Arc<Heard>>>,
 }
@@ -153,10 +158,23 @@ impl Consensus {
             .await
             .map_err(|e| ConsensusError::Raft { reason: e.to_string() })?;
         let (leadership_tx, leadership) = watch::channel(Leadership { term: Term(0), leader: None, here: false });
-        tasks.spawn(follow(raft.clone(), config.timings, leadership_tx, cancel.clone()));
+        let hearing = Arc::new(Hearing::new());
+        let following =
+            Following { raft: raft.clone(), hearing: Arc::clone(&hearing), silence: silence(config.timings) };
+        tasks.spawn(following.run(leadership_tx, cancel.clone()));
+        let election = Election {
+            raft: raft.clone(),
+            id: config.id,
+            cluster,
+            wires: Arc::clone(&wires),
+            hearing: Arc::clone(&hearing),
+            timings: config.timings,
+        };
+        tasks.spawn(election.run(cancel.clone()));
         tasks.spawn(initialize(raft.clone(), Arc::clone(&wires), config.members.to_vec(), cancel.clone()));
         let heard = watch::Sender::default();
-        let inner = Inner { id: config.id, cluster, raft, wires, applied, leadership, heard };
+        let (id, timings) = (config.id, config.timings);
+        let inner = Inner { id, cluster, raft, wires, applied, leadership, hearing, timings, heard };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -205,6 +223,21 @@ impl Consensus {
 
     pub(super) fn raft(&self) -> &Raft {
         &self.inner.raft
+    }
+
+    /// Whether another coordinator may stand for election, as far as this one knows.
+    pub(super) fn may_stand(&self, asked: Asked) -> bool {
+        let known = Known {
+            last_log: self.inner.raft.data_metrics().borrow().last_log,
+            leads: self.inner.leadership.borrow().here,
+            unled: self.inner.hearing.unled(),
+            unasked: self.inner.hearing.unasked(),
+        };
+        may_stand(asked, known, self.inner.timings)
+    }
+
+    pub(super) fn hearing(&self) -> &Hearing {
+        &self.inner.hearing
     }
 
     /// Gets `command` agreed on, here or through the leader, within `timeout`.
@@ -393,40 +426,67 @@ fn leader_of(to: &ForwardToLeader<NodeId, Member>) -> Option<CoordinatorId> {
 }
 
 fn raft_config(timings: RaftTimings, bounds: LogBounds) -> Result<openraft::Config, ConsensusError> {
+    let wrong = |reason: String| ConsensusError::Timings { timings, reason };
+    if timings.election_min_ms >= timings.election_max_ms {
+        return Err(wrong("the shortest election timeout is not below the longest".to_owned()));
+    }
+    let lease_ms = lease(timings).as_millis() as u64;
     let config = openraft::Config {
         cluster_name: "shardglm".to_owned(),
         heartbeat_interval: u64::from(timings.heartbeat_ms),
-        election_timeout_min: u64::from(timings.election_min_ms),
-        election_timeout_max: u64::from(timings.election_max_ms),
+        // Elections are `election`'s. What is left of these here is openraft's lease, during which it refuses votes: the
+        // longest of its own election timeouts, which must be above the shortest.
+        enable_elect: false,
+        election_timeout_min: lease_ms - 1,
+        election_timeout_max: lease_ms,
         install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(bounds.snapshot_entries),
         max_in_snapshot_log_to_keep: bounds.kept_entries,
         replication_lag_threshold: bounds.snapshot_entries * 2,
         ..openraft::Config::default()
     };
-    config.validate().map_err(|e| ConsensusError::Timings { timings, reason: e.to_string() })
+    config.validate().map_err(|e| wrong(e.to_string()))
 }
 
-/// Turns openraft's metrics into [`Leadership`].
-async fn follow(raft: Raft, timings: RaftTimings, leadership: watch::Sender<Leadership>, cancel: CancellationToken) {
-    let fresh_ms = u64::from(timings.election_max_ms) * 2;
-    let mut metrics = raft.metrics();
-    loop {
-        {
-            let m = metrics.borrow_and_update();
-            let now = Leadership {
-                term: Term(m.current_term),
-                leader: m.current_leader.map(CoordinatorId),
-                here: m.state == ServerState::Leader
-                    && m.current_leader == Some(m.id)
-                    && m.millis_since_quorum_ack.is_some_and(|ms| ms <= fresh_ms),
-            };
+/// How long a leader may be silent, or a majority silent towards it, before it counts as none.
+fn silence(timings: RaftTimings) -> Duration {
+    Duration::from_millis(u64::from(timings.election_max_ms))
+}
+
+/// Turns openraft's metrics and what is heard into [`Leadership`]. openraft goes on naming a leader that it has not heard
+/// of for hours, where nobody can be elected in its place.
+struct Following {
+    raft: Raft,
+    hearing: Arc<Hearing>,
+    silence: Duration,
+}
+
+impl Following {
+    async fn run(self, leadership: watch::Sender<Leadership>, cancel: CancellationToken) {
+        let mut metrics = self.raft.metrics();
+        let mut heard = self.hearing.subscribe();
+        let tick = (self.silence / 8).max(Duration::from_millis(1));
+        loop {
+            let now = self.leadership(&metrics.borrow_and_update());
             leadership.send_if_modified(|l| std::mem::replace(l, now) != now);
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                changed = metrics.changed() => if changed.is_err() { return },
+                _ = heard.changed() => {}
+                () = tokio::time::sleep(tick) => {}
+            }
         }
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            changed = metrics.changed() => if changed.is_err() { return },
-        }
+    }
+
+    fn leadership(&self, m: &RaftMetrics<NodeId, Member>) -> Leadership {
+        let leads = m.state == ServerState::Leader && m.current_leader == Some(m.id);
+        let is_fresh = if leads {
+            m.millis_since_quorum_ack.is_some_and(|ms| u128::from(ms) <= self.silence.as_millis())
+        } else {
+            self.hearing.last_leader().is_some_and(|at| at.elapsed() <= self.silence)
+        };
+        let leader = m.current_leader.filter(|_| is_fresh).map(CoordinatorId);
+        Leadership { term: Term(m.current_term), leader, here: leads && is_fresh }
     }
 }
 

@@ -7,7 +7,9 @@ pub(crate) mod codec;
 mod consensus;
 #[cfg(test)]
 mod crash;
+mod election;
 mod error;
+mod hearing;
 mod links;
 mod log_store;
 mod network;

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use openraft::raft::{AppendEntriesRequest, InstallSnapshotRequest};
 use protocol::frame::{Refusal, RefusalCode};
 use protocol::raft::{RaftCall, RaftRequest, RaftResponse};
 use serde::Serialize;
@@ -12,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::codec;
 use super::consensus::Consensus;
+use super::type_config::{TypeConfig, Vote};
 
 /// How long a forwarded command or read may take here.
 pub(super) const FORWARDED_TIMEOUT: Duration = Duration::from_secs(2);
@@ -29,14 +31,36 @@ impl Consensus {
         }
         let body = &request.body;
         let body = match request.call {
-            RaftCall::AppendEntries => answer(&self.raft().append_entries(read(body)?).await),
-            RaftCall::Vote => answer(&self.raft().vote(read(body)?).await),
-            RaftCall::InstallSnapshot => answer(&self.raft().install_snapshot(read(body)?).await),
+            RaftCall::AppendEntries => {
+                let entries: AppendEntriesRequest<TypeConfig> = read(body)?;
+                self.note_leader(&entries.vote);
+                answer(&self.raft().append_entries(entries).await)
+            }
+            RaftCall::Vote => {
+                let vote = self.raft().vote(read(body)?).await;
+                if vote.as_ref().is_ok_and(|v| v.vote_granted) {
+                    self.hearing().voted();
+                }
+                answer(&vote)
+            }
+            RaftCall::MayStand => answer(&self.may_stand(read(body)?)),
+            RaftCall::InstallSnapshot => {
+                let part: InstallSnapshotRequest<TypeConfig> = read(body)?;
+                self.note_leader(&part.vote);
+                answer(&self.raft().install_snapshot(part).await)
+            }
             RaftCall::Propose => answer(&self.propose_here(read(body)?, FORWARDED_TIMEOUT).await),
             RaftCall::ReadIndex => answer(&self.read_index_here(FORWARDED_TIMEOUT).await),
             RaftCall::Heard => answer(&self.heard_here().map(|heard| heard.told(Instant::now()))),
         };
         Ok(RaftResponse { body })
+    }
+
+    /// Noted as the call arrives, not when the disk has it: a slow disk here is no silence of the leader's.
+    fn note_leader(&self, vote: &Vote) {
+        if vote.leader_id.term >= self.raft().metrics().borrow().current_term {
+            self.hearing().leader_called();
+        }
     }
 }
 

@@ -71,6 +71,9 @@ async fn without_a_majority_changes_are_refused_and_the_view_stays() {
     let refused = raft.propose(put(spec("two", 1)), Duration::from_millis(1500)).await;
     assert!(matches!(refused, Err(ProposeError::NoLeader { .. } | ProposeError::Unknown { .. })), "{refused:?}");
     assert!(raft.read(Duration::from_millis(300)).await.is_err(), "nobody could confirm it");
+    cluster.sees(follower, "that nobody leads", |v| v.leader.is_none()).await;
+    let at_once = raft.propose(put(spec("two", 1)), Duration::from_millis(50)).await;
+    assert!(matches!(at_once, Err(ProposeError::NoLeader { .. })), "not told that nobody leads: {at_once:?}");
     assert!(has(&cluster.running[&follower].view().borrow(), "one"));
     // Alone from its own disk it still knows what was committed.
     cluster.stop(follower).await;
