@@ -70,9 +70,7 @@ async fn join(addrs: &[SocketAddr], token: &JoinToken, name: &NodeId, csr: &str)
                 Err(e) => tried.push(format!("{addr}: {}", cause(&e))),
                 Ok(response) => match read::<JoinResponse>(*addr, response).await {
                     Ok(answer) => return Ok(answer),
-                    Err(AdminError::Refused { code, message, .. }) if code == "not_leader" || code == "no_quorum" => {
-                        tried.push(format!("{addr}: {message}"));
-                    }
+                    Err(error) if error.is_without_majority() => tried.push(error.to_string()),
                     Err(refused @ AdminError::Refused { .. }) => return Err(Failure::refused(refused)),
                     Err(other) => tried.push(other.to_string()),
                 },

@@ -1,20 +1,42 @@
 //! JSON bodies of the admin API (`https://…:8443/v1/*`), as the CLI reads them.
 //!
-//! `GET /v1/nodes`, `/v1/members`, `/v1/deployments`; errors are [`ErrorBody`] with a stable `code`.
+//! Lists: `GET /v1/nodes`, `/v1/members`, `/v1/deployments`. One of them: `GET /v1/nodes/{name}`,
+//! `/v1/deployments/{name}`. Writes: `POST /v1/nodes/{name}/cordon|uncordon`, `/v1/deployments/{name}/scale`. Errors are
+//! [`ErrorBody`] with a stable `code`, which tells what is certain: that nothing was written, or that nobody knows.
 
 use serde::{Deserialize, Serialize};
 
 use crate::lease::{Inventory, WorkerPhase};
 use crate::worker::EngineLoad;
-use crate::{ByteBudget, CoordinatorId, Epoch, Generation, NodeId, PictureLimits, Rank, ReplicaId, Term};
+use crate::{ByteBudget, CoordinatorId, Epoch, Generation, NodeId, PictureLimits, Rank, ReplicaId, Revision, Term};
 
 /// Why an admin call failed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ErrorBody {
-    /// Stable, for programs: `not_leader`, `no_quorum`, `unauthorized`, `precondition_failed`, `not_found`, `bad_request`.
+    /// Stable, for programs: `no_leader`, `no_quorum`, `outcome_unknown`, `unauthorized`, `precondition_failed`,
+    /// `not_found`, `bad_request`. All but `outcome_unknown` say that nothing was written.
     pub code: String,
     /// One line, for people.
     pub message: String,
+    /// With `precondition_failed`: the generation or revision that the state has in place of the expected one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<u64>,
+    /// With `no_leader` and `no_quorum`: what the answering coordinator sees of the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reach: Option<Reach>,
+}
+
+/// What one coordinator sees of the others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reach {
+    /// Who says so.
+    pub coordinator: CoordinatorId,
+    /// The others that it is connected to.
+    pub reached: Vec<CoordinatorId>,
+    /// The others that it is not connected to.
+    pub unreached: Vec<CoordinatorId>,
+    /// The last leader that it knew, where it ever knew one.
+    pub led_last: Option<CoordinatorId>,
 }
 
 /// A list, and how fresh it is.
@@ -26,6 +48,63 @@ pub struct Listing<T> {
     pub applied_index: u64,
     /// The entries.
     pub items: Vec<T>,
+}
+
+/// One thing, and how fresh it is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Single<T> {
+    /// `linearizable` or `stale`.
+    pub consistency: String,
+    /// Index of the last applied log entry.
+    pub applied_index: u64,
+    /// The thing.
+    pub item: T,
+}
+
+/// Body of `POST /v1/nodes/{name}/cordon` and `/uncordon`; none at all is the default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CordonRequest {
+    /// The revision that the node's cordon must have; any where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<Revision>,
+}
+
+/// A node's cordon, as written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CordonWritten {
+    /// Which node.
+    pub node: NodeId,
+    /// Whether nothing new is placed there.
+    pub cordoned: bool,
+    /// The cordon's new revision.
+    pub revision: Revision,
+    /// The log entry that wrote it.
+    pub log_index: u64,
+}
+
+/// Body of `POST /v1/deployments/{name}/scale`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScaleRequest {
+    /// How many replicas there should be.
+    pub replicas: u16,
+    /// The generation that the deployment must have; any where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_generation: Option<Generation>,
+}
+
+/// A deployment's number of replicas, as written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScaleWritten {
+    /// Which deployment.
+    pub deployment: String,
+    /// How many replicas there should be.
+    pub replicas: u16,
+    /// The deployment's new generation.
+    pub generation: Generation,
+    /// The log entry that wrote it.
+    pub log_index: u64,
 }
 
 /// A node's standing with the cluster.
@@ -45,6 +124,12 @@ pub struct NodeInfo {
     pub node: NodeId,
     /// Its standing.
     pub health: NodeHealth,
+    /// Whether an admin keeps new ranks off it.
+    #[serde(default)]
+    pub cordoned: bool,
+    /// How often its cordon was written.
+    #[serde(default)]
+    pub revision: Revision,
     /// What it has.
     pub inventory: Inventory,
     /// Ranks it is planned to run.

@@ -67,6 +67,10 @@ counter!(
     Generation(u64)
 );
 counter!(
+    /// Version number of one register that admins write, such as a node's cordon; each write gives the next.
+    Revision(u64)
+);
+counter!(
     /// Raft's term, and only Raft's.
     Term(u64)
 );

@@ -25,7 +25,7 @@ pub use deployment::{DeploymentSpec, Dtype, ModelRecord};
 pub use frame::{FRAME_BYTES_MAX, Frame, FrameError, FrameHeader, Kind, Message};
 pub use identity::{Identity, Role};
 pub use ids::{
-    ClusterId, CoordinatorId, Epoch, Generation, IdError, NodeId, PictureId, Rank, ReplicaId, RequestId, SeqId, Term,
+    ClusterId, CoordinatorId, Epoch, Generation, IdError, NodeId, PictureId, Rank, ReplicaId, RequestId, Revision, SeqId, Term,
     WorldSize,
 };
 pub use picture::PictureLimits;

@@ -4,7 +4,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use protocol::admin::{DeploymentInfo, ErrorBody, Listing, MemberInfo, NodeInfo};
+use protocol::admin::{
+    CordonRequest, CordonWritten, DeploymentInfo, ErrorBody, Listing, MemberInfo, NodeInfo, ScaleRequest, ScaleWritten,
+    Single,
+};
+use protocol::{NodeId, Revision};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use transport::NodeIdentity;
 
@@ -15,6 +20,8 @@ use crate::trust;
 
 /// How long one coordinator may take to answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one coordinator may take to answer a change: longer than it tries, so that its own word for the outcome is heard.
+const WRITE_CALL_TIMEOUT: Duration = Duration::from_secs(8);
 /// Largest answer that is read, bytes.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
@@ -54,6 +61,24 @@ pub(crate) enum AdminError {
         /// [`ErrorBody::message`].
         message: String,
     },
+    /// Nothing was changed: no coordinator reaches a leader and a majority.
+    #[error("{message} ({code}, {addr})")]
+    NotWritten {
+        /// The last that was asked.
+        addr: SocketAddr,
+        /// [`ErrorBody::code`].
+        code: String,
+        /// [`ErrorBody::message`].
+        message: String,
+    },
+    /// A change was sent, and nobody knows what became of it.
+    #[error("outcome unknown: {message} ({addr})")]
+    Unknown {
+        /// Who was asked.
+        addr: SocketAddr,
+        /// What is known, and what to do.
+        message: String,
+    },
     /// One answered with what is not an answer.
     #[error("{addr} sent no answer of the admin API: {reason}")]
     Malformed {
@@ -67,19 +92,24 @@ pub(crate) enum AdminError {
 impl From<AdminError> for Failure {
     fn from(error: AdminError) -> Self {
         match &error {
-            AdminError::Unreachable { .. } => Self::unreachable(error),
-            AdminError::Refused { code, .. } if code == "precondition_failed" => Self::refused(error),
-            AdminError::Refused { code, .. } if is_without_majority(code) => {
+            AdminError::Unreachable { .. } | AdminError::NotWritten { .. } => Self::unreachable(error),
+            AdminError::Unknown { .. } => Self::unknown(error),
+            AdminError::Refused { .. } if error.is_without_majority() => {
                 Self::unreachable(anyhow::anyhow!("{error}; --stale shows what one coordinator knows"))
+            }
+            AdminError::Refused { code, .. } if code == "precondition_failed" || code == "not_found" => {
+                Self::refused(error)
             }
             AdminError::Refused { .. } | AdminError::Malformed { .. } => anyhow::Error::new(error).into(),
         }
     }
 }
 
-/// Whether a refusal says that the answering coordinator reaches no leader or no majority.
-fn is_without_majority(code: &str) -> bool {
-    code == "not_leader" || code == "no_quorum"
+impl AdminError {
+    /// Whether a coordinator answered that it reaches no leader or no majority: another one may.
+    pub(crate) fn is_without_majority(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == "no_leader" || code == "no_quorum")
+    }
 }
 
 /// The client.
@@ -140,6 +170,36 @@ impl AdminClient {
         self.get("/v1/deployments").await
     }
 
+    /// One deployment.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub(crate) async fn deployment(&self, name: &str) -> Result<Single<DeploymentInfo>, AdminError> {
+        self.get(&format!("/v1/deployments/{name}")).await
+    }
+
+    /// Has nothing new placed on a node, or again.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub(crate) async fn set_cordon(
+        &self,
+        node: &NodeId,
+        is_set: bool,
+        expected: Option<Revision>,
+    ) -> Result<CordonWritten, AdminError> {
+        let verb = if is_set { "cordon" } else { "uncordon" };
+        self.post(&format!("/v1/nodes/{node}/{verb}"), &CordonRequest { expected }).await
+    }
+
+    /// Sets a deployment's number of replicas.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub(crate) async fn scale(&self, name: &str, request: &ScaleRequest) -> Result<ScaleWritten, AdminError> {
+        self.post(&format!("/v1/deployments/{name}/scale"), request).await
+    }
+
     /// Asks one coordinator after the other. A refusal that another coordinator may not share (no leader known, no
     /// quorum) moves on too; the last one is what is reported.
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, AdminError> {
@@ -150,15 +210,52 @@ impl AdminClient {
             match self.http.get(format!("https://{addr}{path}{query}")).send().await {
                 Err(e) => tried.push(format!("{addr}: {}", cause(&e))),
                 Ok(response) => match read(*addr, response).await {
-                    Err(AdminError::Refused { addr, code, message }) if is_without_majority(&code) => {
-                        refused = Some(AdminError::Refused { addr, code, message });
-                    }
+                    Err(error) if error.is_without_majority() => refused = Some(error),
                     done => return done,
                 },
             }
         }
         Err(refused.unwrap_or(AdminError::Unreachable { tried }))
     }
+
+    /// Asks for a change, at one coordinator after the other as long as it is certain that none of them made it: a change that
+    /// may have been made is not asked for again.
+    async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, AdminError> {
+        let mut tried = Vec::new();
+        let mut refused = None;
+        for addr in &self.addrs {
+            let call = self.http.post(format!("https://{addr}{path}")).timeout(WRITE_CALL_TIMEOUT).json(body);
+            let response = match call.send().await {
+                Ok(response) => response,
+                Err(e) if e.is_connect() => {
+                    tried.push(format!("{addr}: {}", cause(&e)));
+                    continue;
+                }
+                Err(e) => return Err(unanswered(*addr, &cause(&e))),
+            };
+            match read(*addr, response).await {
+                Err(AdminError::Refused { addr, code, message }) if code == "outcome_unknown" => {
+                    return Err(AdminError::Unknown { addr, message });
+                }
+                Err(AdminError::Malformed { addr, reason }) => return Err(unanswered(addr, &reason)),
+                Err(error) if error.is_without_majority() => refused = Some(error),
+                done => return done,
+            }
+        }
+        match refused {
+            Some(AdminError::Refused { addr, code, message }) => Err(AdminError::NotWritten { addr, code, message }),
+            _ => Err(AdminError::Unreachable { tried }),
+        }
+    }
+}
+
+/// A change that was sent to `addr` and not answered.
+fn unanswered(addr: SocketAddr, reason: &str) -> AdminError {
+    let message = format!(
+        "no answer to the change ({reason}): it may have been made, and it may still be. Read what is there before trying \
+         again, or try again with the generation or revision that it was planned against"
+    );
+    AdminError::Unknown { addr, message }
 }
 
 /// Reads an answer of the admin API.
@@ -182,7 +279,7 @@ pub(crate) async fn read<T: DeserializeOwned>(
         return serde_json::from_slice(&body).map_err(|e| malformed(e.to_string()));
     }
     match serde_json::from_slice::<ErrorBody>(&body) {
-        Ok(ErrorBody { code, message }) => Err(AdminError::Refused { addr, code, message }),
+        Ok(ErrorBody { code, message, .. }) => Err(AdminError::Refused { addr, code, message }),
         Err(_) => Err(malformed(format!("HTTP {status}"))),
     }
 }

@@ -1,13 +1,19 @@
-//! `shardglm deploy status`: what should run, and how far each rank of it is.
+//! `shardglm deploy status`: what should run, and how far each rank of it is. `deploy scale`: how much of it.
 
-use protocol::PictureLimits;
-use protocol::admin::{DeploymentInfo, RankInfo, ReplicaInfo, ReplicaPhase};
+use std::time::Duration;
+
+use protocol::admin::{DeploymentInfo, RankInfo, ReplicaInfo, ReplicaPhase, ScaleRequest, ScaleWritten};
 use protocol::lease::WorkerPhase;
+use protocol::{Generation, NodeId, PictureLimits};
+use tokio::time::Instant;
 
 use super::output::{Format, OutputArgs};
 use super::{Failure, or_dash, print, print_json, table};
 use crate::admin::{AdminArgs, AdminClient};
 use crate::host;
+
+/// Pause between two looks of `--wait`.
+const POLL: Duration = Duration::from_millis(200);
 
 /// Arguments of `deploy`.
 #[derive(Debug, clap::Args)]
@@ -25,13 +31,111 @@ enum DeployVerb {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Set how many replicas a deployment has
+    Scale(ScaleArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct ScaleArgs {
+    /// The deployment
+    #[arg(value_parser = |s: &str| NodeId::new(s).map(|_| s.to_owned()).map_err(|_| "not a DNS label"))]
+    name: String,
+    /// How many replicas there should be
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=256))]
+    replicas: u16,
+    /// Only if nobody changed the deployment since: the generation that `deploy status` shows
+    #[arg(long, value_name = "N")]
+    generation: Option<u64>,
+    /// Return only when so many replicas are ready and no other is left
+    #[arg(long)]
+    wait: bool,
+    /// How long --wait may take, seconds
+    #[arg(long, value_name = "S", default_value_t = 300, requires = "wait")]
+    timeout: u64,
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Runs the verb.
 pub(super) async fn run(args: DeployArgs) -> Result<(), Failure> {
-    let DeployVerb::Status { admin, output } = args.verb;
-    let listing = AdminClient::new(&admin)?.deployments().await?;
-    if output.output == Format::Json {
+    match args.verb {
+        DeployVerb::Status { admin, output } => status(&admin, output.output).await,
+        DeployVerb::Scale(args) => scale(&args).await,
+    }
+}
+
+async fn scale(args: &ScaleArgs) -> Result<(), Failure> {
+    let client = AdminClient::new(&args.admin)?;
+    let expected_generation = args.generation.map(Generation);
+    let written = client.scale(&args.name, &ScaleRequest { replicas: args.replicas, expected_generation }).await?;
+    if args.wait {
+        wait(&client, &written, Duration::from_secs(args.timeout)).await?;
+    }
+    if args.output.output == Format::Json {
+        return print_json(&written);
+    }
+    let cells = [
+        written.deployment.clone(),
+        written.replicas.to_string(),
+        written.generation.to_string(),
+        written.log_index.to_string(),
+    ];
+    print(&table(&["deployment", "replicas", "generation", "log index"], [Vec::from(cells)]))
+}
+
+/// Returns when the deployment is as `written`. A coordinator that cannot say is asked again.
+async fn wait(client: &AdminClient, written: &ScaleWritten, timeout: Duration) -> Result<(), Failure> {
+    let until = Instant::now() + timeout;
+    loop {
+        let why = match client.deployment(&written.deployment).await {
+            Ok(found) if found.item.generation > written.generation => {
+                let now = found.item.generation;
+                let error = anyhow::anyhow!(
+                    "generation {} of `{}` was written, and replaced by generation {now}",
+                    written.generation,
+                    written.deployment
+                );
+                return Err(Failure::refused(error));
+            }
+            Ok(found) if found.item.generation < written.generation => "the coordinator that was asked is behind".to_owned(),
+            Ok(found) => match not_there(&found.item) {
+                None => return Ok(()),
+                Some(why) => why,
+            },
+            Err(error) => error.to_string(),
+        };
+        if Instant::now() >= until {
+            let error = anyhow::anyhow!(
+                "generation {} of `{}` was written, but is not reached after {} s: {why}",
+                written.generation,
+                written.deployment,
+                timeout.as_secs()
+            );
+            return Err(error.into());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Why a deployment does not have the replicas that are wanted; `None` when it has them, all ready and no other.
+fn not_there(d: &DeploymentInfo) -> Option<String> {
+    let ready = d.replicas.iter().filter(|r| r.phase == ReplicaPhase::Ready).count();
+    if ready == usize::from(d.replicas_wanted) && ready == d.replicas.len() {
+        return None;
+    }
+    let counted = format!("{ready} of {} replicas are ready, of {} that exist", d.replicas_wanted, d.replicas.len());
+    let reason = d.replicas.iter().find_map(|r| r.reason.as_ref());
+    Some(match d.blocked.as_ref().or(reason) {
+        Some(reason) => format!("{counted}: {reason}"),
+        None => counted,
+    })
+}
+
+async fn status(admin: &AdminArgs, format: Format) -> Result<(), Failure> {
+    let listing = AdminClient::new(admin)?.deployments().await?;
+    if format == Format::Json {
         return print_json(&listing);
     }
     if listing.items.is_empty() {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::openai::CallError;
 
-/// DESIGN §9's exit codes.
+/// How a command can end, for scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// Done.
@@ -16,8 +16,10 @@ pub(crate) enum Exit {
     Usage = 2,
     /// Something that must hold before does not.
     Refused = 3,
-    /// Nobody answers.
+    /// Nobody answers, or nobody who could decide: nothing was changed.
     Unreachable = 4,
+    /// A change was asked for, and nobody knows whether it was made.
+    Unknown = 5,
 }
 
 impl From<Exit> for ExitCode {
@@ -47,6 +49,11 @@ impl Failure {
     /// Exit 4.
     pub(crate) fn unreachable(error: impl Into<anyhow::Error>) -> Self {
         Self { exit: Exit::Unreachable, error: error.into() }
+    }
+
+    /// Exit 5.
+    pub(crate) fn unknown(error: impl Into<anyhow::Error>) -> Self {
+        Self { exit: Exit::Unknown, error: error.into() }
     }
 
     /// The code that the process ends with.

@@ -1,10 +1,10 @@
-//! `shardglm node`: the daemon (joins first where it has no certificate), and `node list`.
+//! `shardglm node`: the daemon (joins first where it has no certificate), and `node list|cordon|uncordon`.
 
 use std::time::Duration;
 
 use node::agent::AgentConfig;
-use protocol::NodeId;
 use protocol::admin::{NodeHealth, NodeInfo};
+use protocol::{NodeId, Revision};
 
 use super::daemon::DaemonArgs;
 use super::output::{Format, OutputArgs};
@@ -38,6 +38,24 @@ enum NodeVerb {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Place nothing new on a node; what runs there stays
+    Cordon(CordonArgs),
+    /// Let a node be used again
+    Uncordon(CordonArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct CordonArgs {
+    /// The node
+    #[arg(value_parser = |s: &str| NodeId::new(s))]
+    node: NodeId,
+    /// Only if nobody wrote its cordon since: the revision that `node list` shows
+    #[arg(long, value_name = "N")]
+    revision: Option<u64>,
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 impl NodeArgs {
@@ -51,6 +69,8 @@ impl NodeArgs {
 pub(super) async fn run(args: NodeArgs) -> Result<(), Failure> {
     match args.verb {
         Some(NodeVerb::List { admin, output }) => list(&admin, output.output).await,
+        Some(NodeVerb::Cordon(args)) => set_cordon(&args, true).await,
+        Some(NodeVerb::Uncordon(args)) => set_cordon(&args, false).await,
         None => {
             let name = args.name.ok_or_else(|| Failure::usage(anyhow::anyhow!("--name NAME is required")))?;
             daemon(name, &args.daemon).await
@@ -93,6 +113,25 @@ async fn list(admin: &AdminArgs, format: Format) -> Result<(), Failure> {
     }
 }
 
+async fn set_cordon(args: &CordonArgs, is_set: bool) -> Result<(), Failure> {
+    let expected = args.revision.map(Revision);
+    let written = AdminClient::new(&args.admin)?.set_cordon(&args.node, is_set, expected).await?;
+    if args.output.output == Format::Json {
+        return print_json(&written);
+    }
+    let cells = [
+        written.node.to_string(),
+        cordon_word(written.cordoned).to_owned(),
+        written.revision.to_string(),
+        written.log_index.to_string(),
+    ];
+    print(&table(&["node", "cordon", "revision", "log index"], [Vec::from(cells)]))
+}
+
+fn cordon_word(cordoned: bool) -> &'static str {
+    if cordoned { "cordoned" } else { "-" }
+}
+
 fn node_table(nodes: &[NodeInfo]) -> String {
     let row = |n: &NodeInfo| {
         let planned: u64 = n.ranks.iter().map(|r| r.budget.total()).sum();
@@ -103,6 +142,8 @@ fn node_table(nodes: &[NodeInfo]) -> String {
                 NodeHealth::Up => "up".to_owned(),
                 NodeHealth::Down => "down".to_owned(),
             },
+            cordon_word(n.cordoned).to_owned(),
+            n.revision.to_string(),
             n.inventory.cores.to_string(),
             host::bytes(n.inventory.memory_bytes),
             host::bytes(planned),
@@ -110,5 +151,6 @@ fn node_table(nodes: &[NodeInfo]) -> String {
             n.inventory.version.clone(),
         ]
     };
-    table(&["node", "state", "cores", "memory", "planned", "replica/rank", "version"], nodes.iter().map(row))
+    let header = ["node", "state", "cordon", "revision", "cores", "memory", "planned", "replica/rank", "version"];
+    table(&header, nodes.iter().map(row))
 }

@@ -68,7 +68,7 @@ async fn look(admin: &AdminClient, nodes: u16) -> Result<Option<(Phase, Vec<Depl
     match look.await {
         Ok(seen) => Ok(Some(seen)),
         Err(AdminError::Unreachable { .. }) => Ok(None),
-        Err(AdminError::Refused { code, .. }) if code == "not_leader" || code == "no_quorum" => Ok(None),
+        Err(error) if error.is_without_majority() => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

@@ -1,11 +1,20 @@
 //! How an admin call fails: status, stable code and one line, decided here only.
+//!
+//! Invariant: only `outcome_unknown` leaves open whether something was written. A change that may have been applied is never
+//! told as one that was not.
+
+use std::time::Duration;
 
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use protocol::admin::ErrorBody;
+use protocol::admin::{ErrorBody, Reach};
 
-use crate::raft::ReadError;
+use crate::raft::{ProposeError, ReadError, Written};
+use crate::state::Refused;
+
+/// When to try again where there is no leader or majority, s: an election takes about as long.
+const RETRY_AFTER_S: u64 = 1;
 
 /// Why an admin call failed.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +40,14 @@ pub(super) enum CallFailed {
     /// No such route.
     #[error("no such route: {0}")]
     NotFound(String),
+    /// No such thing in the state.
+    #[error("there is no {what} `{name}`")]
+    Unknown {
+        /// What was asked for.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
     /// The method is not one of the route's.
     #[error("the method is not allowed here")]
     MethodNotAllowed,
@@ -38,28 +55,104 @@ pub(super) enum CallFailed {
     #[error("the body is larger than {0} bytes")]
     TooLarge(usize),
     /// The state cannot be confirmed.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// It took too long.
-    #[error("no answer in time")]
-    Timeout,
+    #[error("{source}; {}", told(.reach))]
+    Read {
+        /// Why.
+        source: ReadError,
+        /// What is seen of the others.
+        reach: Reach,
+    },
+    /// Nothing was written: the state refuses it.
+    #[error("{0}")]
+    Refused(Refused),
+    /// Nothing was written: nobody could agree to it.
+    #[error("nothing was written: {source}; {}", told(.reach))]
+    NotWritten {
+        /// Why.
+        source: ProposeError,
+        /// What is seen of the others.
+        reach: Reach,
+    },
+    /// Proposed, and nobody knows.
+    #[error(
+        "no majority confirmed the change within {waited_ms} ms: it may have been made, and it may still be. Read what is \
+         there before trying again, or try again with the generation or revision that it was planned against"
+    )]
+    OutcomeUnknown {
+        /// How long was waited, ms.
+        waited_ms: u64,
+    },
+    /// Written, and answered with what belongs to another command: a leader of another version.
+    #[error("the change was made, but the leader answered it with {0:?}: is it of another version?")]
+    Mixed(Written),
+    /// It took too long, before anything was proposed.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
     /// Signing failed.
     #[error("cannot sign the certificate: {0}")]
     Signing(String),
 }
 
+/// What is seen of the other coordinators, in words.
+fn told(reach: &Reach) -> String {
+    let list = |ids: &[protocol::CoordinatorId]| match ids {
+        [] => "none".to_owned(),
+        ids => ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    };
+    let Reach { coordinator, reached, unreached, led_last } = reach;
+    let led_last = led_last.map_or_else(|| "nobody that it knew".to_owned(), |id| format!("coordinator {id}"));
+    let (reached, unreached) = (list(reached), list(unreached));
+    format!("coordinator {coordinator} reaches {reached}, not {unreached}; {led_last} led last")
+}
+
 impl CallFailed {
+    /// Why a write came to nothing, or may not have.
+    pub(super) fn of_write(source: ProposeError, reach: Reach) -> Self {
+        match source {
+            ProposeError::Refused(refused) => Self::Refused(refused),
+            ProposeError::Unknown { waited_ms } => Self::OutcomeUnknown { waited_ms },
+            ProposeError::NotLeader { .. }
+            | ProposeError::NoLeader { .. }
+            | ProposeError::NoQuorum { .. }
+            | ProposeError::Stopped { .. } => Self::NotWritten { source, reach },
+        }
+    }
+
     fn status_and_code(&self) -> (StatusCode, &'static str) {
         match self {
             Self::Unauthorized | Self::WrongToken => (StatusCode::UNAUTHORIZED, "unauthorized"),
             Self::NoJoins | Self::NameInUse { .. } => (StatusCode::CONFLICT, "precondition_failed"),
-            Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad_request"),
-            Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
+            Self::BadRequest(_) | Self::Refused(Refused::Spec { .. }) => (StatusCode::BAD_REQUEST, "bad_request"),
+            Self::NotFound(_)
+            | Self::Unknown { .. }
+            | Self::Refused(Refused::UnknownNode { .. } | Refused::UnknownDeployment { .. }) => {
+                (StatusCode::NOT_FOUND, "not_found")
+            }
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "bad_request"),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "bad_request"),
-            Self::Read(ReadError::NotLeader { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "not_leader"),
-            Self::Read(_) | Self::Timeout => (StatusCode::SERVICE_UNAVAILABLE, "no_quorum"),
+            Self::Refused(_) => (StatusCode::CONFLICT, "precondition_failed"),
+            Self::NotWritten { source: ProposeError::NoLeader { .. } | ProposeError::NotLeader { .. }, .. }
+            | Self::Read { source: ReadError::NotLeader { .. }, .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_leader"),
+            Self::NotWritten { .. } | Self::Read { .. } | Self::Timeout(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "no_quorum")
+            }
+            Self::OutcomeUnknown { .. } | Self::Mixed(_) => (StatusCode::GATEWAY_TIMEOUT, "outcome_unknown"),
             Self::Signing(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        }
+    }
+
+    fn found(&self) -> Option<u64> {
+        match self {
+            Self::Refused(Refused::Revision { found, .. }) => Some(found.0),
+            Self::Refused(Refused::Generation { found, .. }) => found.map(|g| g.0),
+            _ => None,
+        }
+    }
+
+    fn reach(&self) -> Option<Reach> {
+        match self {
+            Self::Read { reach, .. } | Self::NotWritten { reach, .. } => Some(reach.clone()),
+            _ => None,
         }
     }
 }
@@ -67,6 +160,49 @@ impl CallFailed {
 impl IntoResponse for CallFailed {
     fn into_response(self) -> Response {
         let (status, code) = self.status_and_code();
-        (status, Json(ErrorBody { code: code.to_owned(), message: self.to_string() })).into_response()
+        let message = self.to_string();
+        let body = ErrorBody { code: code.to_owned(), message, found: self.found(), reach: self.reach() };
+        let mut response = (status, Json(body)).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::{CoordinatorId, NodeId, Revision};
+
+    use super::*;
+
+    #[test]
+    fn only_what_may_have_been_written_is_called_unknown() {
+        let reach = || Reach {
+            coordinator: CoordinatorId(1),
+            reached: vec![CoordinatorId(2)],
+            unreached: vec![CoordinatorId(3)],
+            led_last: Some(CoordinatorId(3)),
+        };
+        let node = NodeId::new("node-1").expect("a label");
+        let refused = Refused::Revision { node: node.clone(), expected: Revision(1), found: Revision(2) };
+        let no_quorum = ProposeError::NoQuorum { leader: CoordinatorId(3), waited_ms: 5 };
+        let table = [
+            (ProposeError::Refused(refused), 409, "precondition_failed"),
+            (ProposeError::Refused(Refused::UnknownNode { node }), 404, "not_found"),
+            (ProposeError::NoLeader { waited_ms: 5 }, 503, "no_leader"),
+            (no_quorum.clone(), 503, "no_quorum"),
+            (ProposeError::Stopped { reason: "x".into() }, 503, "no_quorum"),
+            (ProposeError::Unknown { waited_ms: 5 }, 504, "outcome_unknown"),
+        ];
+        for (source, status, code) in table {
+            let is_unknown = matches!(source, ProposeError::Unknown { .. });
+            let failed = CallFailed::of_write(source, reach());
+            let (found, said) = failed.status_and_code();
+            assert_eq!((found.as_u16(), said), (status, code), "{failed}");
+            assert_eq!(code == "outcome_unknown", is_unknown);
+        }
+        let said = CallFailed::of_write(no_quorum, reach()).to_string();
+        assert!(said.contains("coordinator 1 reaches 2, not 3; coordinator 3 led last"), "{said}");
     }
 }

@@ -10,12 +10,24 @@ use protocol::{CoordinatorId, DeploymentSpec, NodeId, Rank, RankPlan, ReplicaId}
 use crate::config::MemberAddrs;
 use crate::raft::Leadership;
 use crate::reconcile::Heard;
-use crate::state::{ClusterState, Deployment, Phase, Replica};
+use crate::state::{ClusterState, Deployment, NodeRecord, Phase, Replica};
 
 pub(super) fn nodes(state: &ClusterState, heard: &Heard) -> Vec<NodeInfo> {
-    let info = |(node, record): (&NodeId, &crate::state::NodeRecord)| NodeInfo {
+    state.nodes.iter().map(|(node, record)| node_info(state, heard, node, record)).collect()
+}
+
+/// One node, where it is known.
+pub(super) fn node(state: &ClusterState, heard: &Heard, name: &str) -> Option<NodeInfo> {
+    let (node, record) = state.nodes.iter().find(|(node, _)| node.as_str() == name)?;
+    Some(node_info(state, heard, node, record))
+}
+
+fn node_info(state: &ClusterState, heard: &Heard, node: &NodeId, record: &NodeRecord) -> NodeInfo {
+    NodeInfo {
         node: node.clone(),
         health: if record.is_alive() { NodeHealth::Up } else { NodeHealth::Down },
+        cordoned: record.cordon.is_set,
+        revision: record.cordon.revision,
         inventory: record.inventory.clone(),
         ranks: state
             .replicas
@@ -23,8 +35,7 @@ pub(super) fn nodes(state: &ClusterState, heard: &Heard) -> Vec<NodeInfo> {
             .flat_map(|(id, r)| ranks(*id, r, heard))
             .filter(|rank| rank.node == *node)
             .collect(),
-    };
-    state.nodes.iter().map(info).collect()
+    }
 }
 
 pub(super) fn members(
@@ -60,6 +71,11 @@ pub(super) fn deployments(state: &ClusterState, heard: &Heard) -> Vec<Deployment
     });
     let unknown = state.unreadable.keys().filter(|name| !state.deployments.contains_key(*name));
     known.chain(unknown.map(|name| unread(name, unreadable(name)))).collect()
+}
+
+/// One deployment, where it is known.
+pub(super) fn deployment_named(state: &ClusterState, heard: &Heard, name: &str) -> Option<DeploymentInfo> {
+    deployments(state, heard).into_iter().find(|d| d.name == name)
 }
 
 fn deployment(state: &ClusterState, heard: &Heard, deployment: &Deployment) -> DeploymentInfo {

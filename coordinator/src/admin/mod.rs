@@ -8,6 +8,7 @@ mod join;
 mod listings;
 mod routes;
 mod server;
+mod writes;
 
 pub(crate) use join::Joins;
 pub use server::AdminError;

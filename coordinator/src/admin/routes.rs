@@ -3,27 +3,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, Query, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::Uri;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use protocol::admin::Listing;
+use protocol::admin::{Listing, Single};
 use protocol::join::JoinRequest;
 use protocol::{Identity, Role};
 use serde::{Deserialize, Serialize};
 
 use super::error::CallFailed;
-use super::listings;
 use super::server::AdminParts;
+use super::{listings, writes};
 use crate::raft::AppliedState;
 use crate::reconcile::Heard;
 
 /// Largest body, bytes: a certificate signing request in JSON.
-const BODY_BYTES_MAX: usize = 64 << 10;
-/// How long one call may take.
+pub(super) const BODY_BYTES_MAX: usize = 64 << 10;
+/// How long one call may take; longer than a write and a read together.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Characters of a name from outside that an error repeats.
+pub(super) const NAME_SHOWN_MAX: usize = 200;
 /// How long a majority may take to confirm a read.
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -36,11 +38,16 @@ pub(super) fn router(parts: Arc<AdminParts>) -> Router {
         .route("/v1/nodes", get(nodes))
         .route("/v1/members", get(members))
         .route("/v1/deployments", get(deployments))
+        .route("/v1/nodes/{name}", get(node))
+        .route("/v1/deployments/{name}", get(deployment))
+        .route("/v1/nodes/{name}/cordon", post(writes::cordon))
+        .route("/v1/nodes/{name}/uncordon", post(writes::uncordon))
+        .route("/v1/deployments/{name}/scale", post(writes::scale))
         .layer(from_fn(admins_only));
     Router::new()
         .route("/v1/join", post(join))
         .merge(for_admins)
-        .fallback(async |uri: Uri| CallFailed::NotFound(uri.path().chars().take(200).collect()))
+        .fallback(async |uri: Uri| CallFailed::NotFound(uri.path().chars().take(NAME_SHOWN_MAX).collect()))
         .method_not_allowed_fallback(async || CallFailed::MethodNotAllowed)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn_with_state((), in_time))
@@ -50,7 +57,7 @@ pub(super) fn router(parts: Arc<AdminParts>) -> Router {
 async fn in_time(request: Request, next: Next) -> Response {
     match tokio::time::timeout(CALL_TIMEOUT, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => CallFailed::Timeout.into_response(),
+        Err(_) => CallFailed::Timeout(CALL_TIMEOUT).into_response(),
     }
 }
 
@@ -81,20 +88,56 @@ struct ListQuery {
 
 type ListArgs = Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>;
 
+/// The state as fresh as was asked for, what is heard of workers, and how fresh it is.
+async fn read(parts: &AdminParts, args: ListArgs) -> Result<(AppliedState, Arc<Heard>, String), CallFailed> {
+    let Query(query) = args.map_err(|e| CallFailed::BadRequest(e.body_text()))?;
+    let (state, consistency) = match query.consistency {
+        Consistency::Linearizable => {
+            let read = parts.consensus.read(READ_TIMEOUT).await;
+            (read.map_err(|source| CallFailed::Read { source, reach: parts.reach() })?, "linearizable")
+        }
+        Consistency::Stale => (parts.consensus.applied().borrow().clone(), "stale"),
+    };
+    let heard = parts.consensus.heard().await.unwrap_or_default();
+    Ok((state, heard, consistency.to_owned()))
+}
+
 /// Reads the state as asked for, and makes a listing of it.
 async fn list<T>(
     parts: &AdminParts,
     args: ListArgs,
     items: impl FnOnce(&AppliedState, &Heard) -> Vec<T>,
 ) -> Result<Json<Listing<T>>, CallFailed> {
-    let Query(query) = args.map_err(|e| CallFailed::BadRequest(e.body_text()))?;
-    let (state, consistency) = match query.consistency {
-        Consistency::Linearizable => (parts.consensus.read(READ_TIMEOUT).await?, "linearizable"),
-        Consistency::Stale => (parts.consensus.applied().borrow().clone(), "stale"),
-    };
-    let heard = parts.consensus.heard().await.unwrap_or_default();
+    let (state, heard, consistency) = read(parts, args).await?;
     let items = items(&state, &heard);
-    Ok(Json(Listing { consistency: consistency.to_owned(), applied_index: state.index, items }))
+    Ok(Json(Listing { consistency, applied_index: state.index, items }))
+}
+
+/// Reads the state as asked for, and takes one thing from it.
+async fn single<T>(
+    parts: &AdminParts,
+    args: ListArgs,
+    (what, name): (&'static str, String),
+    item: impl FnOnce(&AppliedState, &Heard, &str) -> Option<T>,
+) -> Result<Json<Single<T>>, CallFailed> {
+    let (state, heard, consistency) = read(parts, args).await?;
+    match item(&state, &heard, &name) {
+        Some(item) => Ok(Json(Single { consistency, applied_index: state.index, item })),
+        None => Err(CallFailed::Unknown { what, name: name.chars().take(NAME_SHOWN_MAX).collect() }),
+    }
+}
+
+async fn node(State(parts): State<Arc<AdminParts>>, Path(name): Path<String>, args: ListArgs) -> impl IntoResponse {
+    single(&parts, args, ("node", name), |s, heard, name| listings::node(&s.state, heard, name)).await
+}
+
+async fn deployment(
+    State(parts): State<Arc<AdminParts>>,
+    Path(name): Path<String>,
+    args: ListArgs,
+) -> impl IntoResponse {
+    let named = |s: &AppliedState, heard: &Heard, name: &str| listings::deployment_named(&s.state, heard, name);
+    single(&parts, args, ("deployment", name), named).await
 }
 
 async fn nodes(State(parts): State<Arc<AdminParts>>, args: ListArgs) -> impl IntoResponse {

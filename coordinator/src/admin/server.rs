@@ -8,6 +8,7 @@ use axum::{Extension, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use protocol::Identity;
+use protocol::admin::Reach;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -56,6 +57,16 @@ pub(crate) struct AdminParts {
     pub members: Vec<MemberAddrs>,
     /// Joining.
     pub joins: Joins,
+}
+
+impl AdminParts {
+    /// What this coordinator sees of the others.
+    pub(super) fn reach(&self) -> Reach {
+        let (coordinator, up) = (self.consensus.id(), self.consensus.reached());
+        let others = self.members.iter().map(|m| m.id).filter(|id| *id != coordinator);
+        let (reached, unreached) = others.partition(|id| up.contains(id));
+        Reach { coordinator, reached, unreached, led_last: self.consensus.leadership().borrow().led_last }
+    }
 }
 
 /// A bound admin listener that does not serve yet.

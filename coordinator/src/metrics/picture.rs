@@ -29,7 +29,7 @@ impl Picture {
     pub fn unknown(now: Instant) -> Self {
         Self {
             applied: AppliedState::default(),
-            leadership: Leadership { term: Term(0), leader: None, here: false },
+            leadership: Leadership::default(),
             reports: BTreeMap::new(),
             heard_at: now,
         }

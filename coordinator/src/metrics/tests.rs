@@ -81,7 +81,7 @@ fn heard(at: Instant, workers: Vec<WorkerStatus>) -> Heard {
 
 fn picture(state: ClusterState, now: Instant) -> Picture {
     let mut picture = Picture::unknown(now);
-    let leadership = Leadership { term: Term(5), leader: Some(CoordinatorId(2)), here: false };
+    let leadership = Leadership { term: Term(5), leader: Some(CoordinatorId(2)), ..Leadership::default() };
     picture.follow(AppliedState { index: 42, state: Arc::new(state) }, leadership);
     picture
 }
@@ -191,7 +191,7 @@ fn a_lost_groups_counts_are_not_told_and_a_removed_node_is_forgotten() {
     assert_eq!(scrape(&forming, now).value("vllm:generation_tokens_total", &[]), Some(20.0), "from zero again");
     assert_eq!(scrape(&forming, now).value("shardglm_replica_epoch", &[("engine", "0")]), Some(2.0));
 
-    forming.follow(AppliedState::default(), Leadership { term: Term(6), leader: None, here: false });
+    forming.follow(AppliedState::default(), Leadership { term: Term(6), ..Leadership::default() });
     assert_eq!(scrape(&forming, now).value("shardglm_node_report_age_seconds", &[]), None);
     assert_eq!(scrape(&forming, now).value("shardglm_raft_leader", &[]), Some(0.0));
 }

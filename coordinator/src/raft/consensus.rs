@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::error::{CheckIsLeaderError, ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError};
+use openraft::error::{CheckIsLeaderError, Fatal, ForwardToLeader, InitializeError, RaftError};
 use openraft::{RaftMetrics, ServerState, SnapshotPolicy};
 use protocol::journal::{JournalRequest, JournalResponse};
 use protocol::raft::{RaftCall, RaftRequest};
 use protocol::{ClusterId, CoordinatorId, Term};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -75,7 +76,7 @@ pub enum ConsensusError {
 }
 
 /// Who leads, as this coordinator knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Leadership {
     /// The term.
     pub term: Term,
@@ -84,6 +85,17 @@ pub struct Leadership {
     pub leader: Option<CoordinatorId>,
     /// Whether it is this coordinator.
     pub here: bool,
+    /// The last leader that was known, where there ever was one.
+    pub led_last: Option<CoordinatorId>,
+}
+
+/// A command that was agreed on and applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// Its log entry.
+    pub index: u64,
+    /// What it did.
+    pub applied: Applied,
 }
 
 /// Where and with whom Raft runs.
@@ -157,7 +169,7 @@ impl Consensus {
         let raft = Raft::new(config.id.0, raft_config, network, log, state_machine)
             .await
             .map_err(|e| ConsensusError::Raft { reason: e.to_string() })?;
-        let (leadership_tx, leadership) = watch::channel(Leadership { term: Term(0), leader: None, here: false });
+        let (leadership_tx, leadership) = watch::channel(Leadership::default());
         let hearing = Arc::new(Hearing::new());
         let following =
             Following { raft: raft.clone(), hearing: Arc::clone(&hearing), silence: silence(config.timings) };
@@ -245,27 +257,48 @@ impl Consensus {
     /// # Errors
     /// [`ProposeError`].
     pub async fn propose(&self, command: Command, timeout: Duration) -> Result<Applied, ProposeError> {
+        self.write(command, timeout).await.map(|written| written.applied)
+    }
+
+    /// As [`Self::propose`], and says which log entry it became.
+    ///
+    /// # Errors
+    /// [`ProposeError`]; all but [`ProposeError::Unknown`] say that it was not applied and never will be.
+    pub async fn write(&self, command: Command, timeout: Duration) -> Result<Written, ProposeError> {
         let started = Instant::now();
         let until = started + timeout;
+        let own = self.inner.id;
         let mut leadership = self.leadership();
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let waited_ms = started.elapsed().as_millis() as u64;
-            let known = leadership.wait_for(|l| l.leader.is_some());
-            let leader = match tokio::time::timeout(left, known).await {
-                Ok(Ok(l)) => l.leader.unwrap_or(self.inner.id),
+            // A leader that lost its majority would only collect entries of which nobody can say what becomes.
+            let able = leadership.wait_for(|l| l.here || l.leader.is_some_and(|leader| leader != own));
+            let leader = match tokio::time::timeout_at(until, able).await {
+                Ok(Ok(l)) => l.leader.unwrap_or(own),
                 Ok(Err(_)) => return Err(ProposeError::Stopped { reason: "shutting down".to_owned() }),
-                Err(_) => return Err(ProposeError::NoLeader { waited_ms }),
+                Err(_) => return Err(self.without_majority(started)),
             };
-            let answer = if leader == self.inner.id {
-                self.propose_here(command.clone(), left).await
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(self.without_majority(started));
+            }
+            let answer = if leader == own {
+                self.write_here(command.clone(), left).await
             } else {
-                self.propose_at(leader, &command, left).await
+                self.write_at(leader, &command, left).await
             };
             match answer {
                 Err(ProposeError::NotLeader { .. }) => tokio::time::sleep(FORWARD_PAUSE).await,
                 other => return other,
             }
+        }
+    }
+
+    /// Why nothing was proposed since `started`.
+    fn without_majority(&self, started: Instant) -> ProposeError {
+        let waited_ms = started.elapsed().as_millis() as u64;
+        match self.inner.leadership.borrow().leader {
+            Some(leader) => ProposeError::NoQuorum { leader, waited_ms },
+            None => ProposeError::NoLeader { waited_ms },
         }
     }
 
@@ -280,12 +313,12 @@ impl Consensus {
         self.inner.wires.call(peer, request, timeout).await.map(|response| response.body)
     }
 
-    async fn propose_at(
+    async fn write_at(
         &self,
         leader: CoordinatorId,
         command: &Command,
         timeout: Duration,
-    ) -> Result<Applied, ProposeError> {
+    ) -> Result<Written, ProposeError> {
         let waited_ms = timeout.as_millis() as u64;
         match self.call(leader, RaftCall::Propose, codec::encode(command), timeout).await {
             Ok(body) => codec::decode(&body).unwrap_or(Err(ProposeError::Unknown { waited_ms })),
@@ -299,18 +332,33 @@ impl Consensus {
     /// # Errors
     /// [`ProposeError`].
     pub async fn propose_here(&self, command: Command, timeout: Duration) -> Result<Applied, ProposeError> {
-        let Ok(written) = tokio::time::timeout(timeout, self.inner.raft.client_write(command)).await else {
-            return Err(ProposeError::Unknown { waited_ms: timeout.as_millis() as u64 });
-        };
-        match written {
-            Ok(response) => match response.data {
-                Outcome::Command(outcome) => Ok(outcome?),
-                Outcome::Internal => Ok(Applied::Done),
-            },
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
-                Err(ProposeError::NotLeader { leader: leader_of(&to) })
+        self.write_here(command, timeout).await.map(|written| written.applied)
+    }
+
+    /// As [`Self::propose_here`], and says which log entry it became.
+    ///
+    /// # Errors
+    /// [`ProposeError`].
+    pub(super) async fn write_here(&self, command: Command, timeout: Duration) -> Result<Written, ProposeError> {
+        let Leadership { here, leader, .. } = *self.inner.leadership.borrow();
+        if !here {
+            return Err(ProposeError::NotLeader { leader });
+        }
+        let started = Instant::now();
+        let unknown = || ProposeError::Unknown { waited_ms: started.elapsed().as_millis() as u64 };
+        let stopped = |e: Fatal<NodeId>| ProposeError::Stopped { reason: e.to_string() };
+        let answer = self.inner.raft.client_write_ff(command).await.map_err(stopped)?;
+        match tokio::time::timeout(timeout, answer).await {
+            Ok(Ok(Ok(response))) => {
+                let applied = match response.data {
+                    Outcome::Command(outcome) => outcome?,
+                    Outcome::Internal => Applied::Done,
+                };
+                Ok(Written { index: response.log_id.index, applied })
             }
-            Err(other) => Err(ProposeError::Stopped { reason: other.to_string() }),
+            // Also where openraft says that another one leads: it says the same of an entry that it took and later dropped
+            // from this log for the new leader's, and a third coordinator may still have it and win.
+            Ok(Ok(Err(_)) | Err(_)) | Err(_) => Err(unknown()),
         }
     }
 
@@ -466,8 +514,11 @@ impl Following {
         let mut metrics = self.raft.metrics();
         let mut heard = self.hearing.subscribe();
         let tick = (self.silence / 8).max(Duration::from_millis(1));
+        let mut led_last = None;
         loop {
-            let now = self.leadership(&metrics.borrow_and_update());
+            let mut now = self.leadership(&metrics.borrow_and_update());
+            led_last = now.leader.or(led_last);
+            now.led_last = led_last;
             leadership.send_if_modified(|l| std::mem::replace(l, now) != now);
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -486,7 +537,7 @@ impl Following {
             self.hearing.last_leader().is_some_and(|at| at.elapsed() <= self.silence)
         };
         let leader = m.current_leader.filter(|_| is_fresh).map(CoordinatorId);
-        Leadership { term: Term(m.current_term), leader, here: leads && is_fresh }
+        Leadership { term: Term(m.current_term), leader, here: leads && is_fresh, led_last: None }
     }
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::state::Refused;
 
-/// Why a command has no effect that is known of.
+/// Why a command has no effect that is known of. All but [`Self::Unknown`] are certain that it never will have one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum ProposeError {
     /// Agreed on, and refused by the state: nothing changed.
@@ -23,13 +23,21 @@ pub enum ProposeError {
         /// How long was waited, ms.
         waited_ms: u64,
     },
+    /// Not proposed: the leader does not answer, or no majority confirms it.
+    #[error("coordinator {leader} leads, but reached no majority within {waited_ms} ms")]
+    NoQuorum {
+        /// Who leads, as far as is known.
+        leader: CoordinatorId,
+        /// How long was waited, ms.
+        waited_ms: u64,
+    },
     /// Proposed, but not known to be agreed on: look at the state before trying again.
     #[error("not agreed on within {waited_ms} ms; it may still be")]
     Unknown {
         /// How long was waited, ms.
         waited_ms: u64,
     },
-    /// This coordinator's Raft has stopped.
+    /// Not proposed: this coordinator's Raft has stopped.
     #[error("this coordinator's raft has stopped: {reason}")]
     Stopped {
         /// Why.

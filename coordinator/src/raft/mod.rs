@@ -23,7 +23,7 @@ mod type_config;
 mod wires;
 
 pub use codec::CodecError;
-pub use consensus::{Consensus, ConsensusConfig, ConsensusError, Leadership};
+pub use consensus::{Consensus, ConsensusConfig, ConsensusError, Leadership, Written};
 pub use error::{ProposeError, ReadError};
 pub use links::certificate_name;
 pub use log_store::LogError;

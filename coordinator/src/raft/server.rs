@@ -49,7 +49,7 @@ impl Consensus {
                 self.note_leader(&part.vote);
                 answer(&self.raft().install_snapshot(part).await)
             }
-            RaftCall::Propose => answer(&self.propose_here(read(body)?, FORWARDED_TIMEOUT).await),
+            RaftCall::Propose => answer(&self.write_here(read(body)?, FORWARDED_TIMEOUT).await),
             RaftCall::ReadIndex => answer(&self.read_index_here(FORWARDED_TIMEOUT).await),
             RaftCall::Heard => answer(&self.heard_here().map(|heard| heard.told(Instant::now()))),
         };

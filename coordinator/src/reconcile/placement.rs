@@ -86,6 +86,8 @@ struct Fleet {
     nodes: BTreeMap<NodeId, Free>,
     /// A node that should be up was not heard in this term yet.
     unheard: bool,
+    /// Nodes that are up and only not used because admins keep ranks off them.
+    num_cordoned: usize,
 }
 
 struct Free {
@@ -95,8 +97,10 @@ struct Free {
 
 impl Fleet {
     fn new(state: &ClusterState, observed: &Observed) -> Self {
-        let mut fleet = Self { nodes: BTreeMap::new(), unheard: false };
-        for (node, record) in state.nodes.iter().filter(|(_, r)| r.standing == Standing::Up) {
+        let up = state.nodes.iter().filter(|(_, r)| r.standing == Standing::Up);
+        let num_cordoned = up.filter(|(_, r)| r.cordon.is_set).count();
+        let mut fleet = Self { nodes: BTreeMap::new(), unheard: false, num_cordoned };
+        for (node, record) in state.nodes.iter().filter(|(_, r)| r.takes_ranks()) {
             let report = observed.nodes.get(node).and_then(|s| s.report.as_ref());
             match report.filter(|r| r.incarnation == record.incarnation) {
                 Some(r) if r.leaving => {}
@@ -137,7 +141,10 @@ impl Fleet {
             max_seqs: spec.max_seqs,
             nodes: &nodes,
         };
-        let plan = sharding::planner::plan(&model, &request).map_err(|e| e.to_string())?;
+        let plan = sharding::planner::plan(&model, &request).map_err(|e| match self.num_cordoned {
+            0 => e.to_string(),
+            cordoned => format!("{e} (nodes that are up, but cordoned: {cordoned})"),
+        })?;
         self.take(&plan);
         Ok(plan)
     }

@@ -1,7 +1,7 @@
 //! The configured deployment: completed by what is read of its model, and brought into the replicated state.
 //!
-//! Not here: reading checkpoints (`sharding`). Reading is done once and off the async threads; each new leader compares
-//! what came of it with the state.
+//! Not here: reading checkpoints (`sharding`), and what of an admin's changes stays ([`crate::state::Deployment`]). Reading
+//! is done once and off the async threads; each new leader compares what came of it with the state.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 use super::pictures;
 use crate::config::DeploymentSeed;
 use crate::raft::{Consensus, ProposeError};
-use crate::state::{ClusterState, Command, DeploymentCommand, Refused};
+use crate::state::{ClusterState, Command, Configured, DeploymentCommand, Refused};
 
 /// How often a change that somebody else overtook is planned anew.
 const ATTEMPTS_MAX: usize = 5;
@@ -108,9 +108,9 @@ fn command(
         Err(reason) if unreadable == Some(reason) => return None,
         Err(reason) => return Some(DeploymentCommand::Unreadable { name, reason: Some(reason.clone()) }),
     };
-    let present = state.deployments.get(&name).map(|d| &d.spec);
-    let expected = present.map(|spec| spec.generation);
-    let spec = DeploymentSpec {
+    let present = state.deployments.get(&name);
+    let expected = present.map(|d| d.spec.generation);
+    let file = DeploymentSpec {
         name: name.clone(),
         generation: expected.unwrap_or(Generation(0)),
         model,
@@ -125,10 +125,10 @@ fn command(
         step_tokens: seed.step_tokens,
         pictures,
     };
-    if present == Some(&spec) {
+    if present.is_some_and(|d| d.configured == Some(Configured::of(&file)) && d.brought_to(&file) == d.spec) {
         return unreadable.map(|_| DeploymentCommand::Unreadable { name, reason: None });
     }
-    Some(DeploymentCommand::Put { expected, spec: Box::new(spec) })
+    Some(DeploymentCommand::Configure { expected, spec: Box::new(file) })
 }
 
 #[cfg(test)]
@@ -187,6 +187,34 @@ pub(super) mod tests {
         let sees = ModelRead { pictures: Some(PictureLimits { pictures_max: 10, pixels_max: 20_000 }), ..newer };
         assert_eq!(bring(&mut state, &other, Ok(&sees)), 1);
         assert_eq!(state.deployments["nano"].spec.pictures, sees.pictures);
+    }
+
+    #[test]
+    fn a_number_of_replicas_that_an_admin_set_stays_until_the_file_says_another() {
+        let read = text_alone(spec(2, 1).model);
+        let mut state = ClusterState::default();
+        bring(&mut state, &seed(), Ok(&read));
+        let scale = DeploymentCommand::Scale { name: "nano".into(), replicas: 3, expected: None };
+        state.apply(Command::Deployment(scale)).expect("there");
+        assert_eq!(bring(&mut state, &seed(), Ok(&read)), 0, "a new leader takes the admin's change back");
+        // Another word of the file leaves the admin's alone.
+        let wider = DeploymentSeed { tp: world(4), ..seed() };
+        assert_eq!(bring(&mut state, &wider, Ok(&read)), 1);
+        let now = &state.deployments["nano"].spec;
+        assert_eq!((now.tp, now.replicas), (world(4), 3));
+        let more = DeploymentSeed { replicas: 2, ..wider.clone() };
+        assert_eq!(bring(&mut state, &more, Ok(&read)), 1);
+        assert_eq!(state.deployments["nano"].spec.replicas, 2, "the file was changed after the admin");
+        // The file comes to say what an admin had set: nothing to do, but to remember that it says so.
+        let generation = state.deployments["nano"].spec.generation;
+        let scale = DeploymentCommand::Scale { name: "nano".into(), replicas: 5, expected: Some(generation) };
+        state.apply(Command::Deployment(scale)).expect("of this generation");
+        let same = DeploymentSeed { replicas: 5, ..wider.clone() };
+        let generation = state.deployments["nano"].spec.generation;
+        assert_eq!(bring(&mut state, &same, Ok(&read)), 1);
+        assert_eq!(state.deployments["nano"].spec.generation, generation);
+        assert_eq!(bring(&mut state, &wider, Ok(&read)), 1);
+        assert_eq!(state.deployments["nano"].spec.replicas, 1);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::planner::{DRAIN_MAX, FORMING_STALL, plan};
 use super::{deadlines, planner};
 use crate::config::LeaseTimings;
 use crate::state::fixtures::{addr, inventory, node, spec};
-use crate::state::{ClusterState, Command, DeploymentCommand, Phase, Replica, ReplicaCommand, Standing};
+use crate::state::{ClusterState, Command, DeploymentCommand, NodeCommand, Phase, Replica, ReplicaCommand, Standing};
 
 const LEASE: LeaseTimings = LeaseTimings { heartbeat_ms: 100, lease_ms: 500 };
 const ROOMY: u64 = 1 << 30;
@@ -341,6 +341,40 @@ fn more_replicas_are_added_beside_and_fewer_are_drained() {
     world.beats(20);
     assert!(world.ready_epoch().is_some());
     assert_eq!(world.only().1.spec.tp.get(), 2);
+}
+
+/// As an admin does it.
+fn cordon(state: &mut ClusterState, n: u16, is_set: bool) {
+    let command = NodeCommand::SetCordon { node: node(n), is_set, expected: None };
+    state.apply(Command::Node(command)).expect("registered");
+}
+
+#[test]
+fn nothing_new_goes_to_a_cordoned_node_and_what_runs_there_stays() {
+    let mut world = World::new(1, 1, 2);
+    world.beats(12);
+    let (id, first) = world.only();
+    let at = first.plan().expect("ready").ranks[0].node.clone();
+    let other = if at == node(1) { 2 } else { 1 };
+    cordon(&mut world.state, 3 - other, true);
+    world.beats(12);
+    assert_eq!(world.ready_epoch(), Some(Epoch(1)), "the running group of {id:?} was disturbed");
+    // Another replica goes to the other node, and so does the group that replaces a lost one.
+    put(&mut world.state, 1, 2);
+    world.beats(12);
+    assert!(world.state.replicas.values().any(|r| r.is_on(&node(other))));
+    world.nodes.get_mut(&at).expect("runs").workers.clear();
+    world.beats(30);
+    assert!(world.state.replicas.values().all(|r| r.is_on(&node(other))), "{:?}", world.state.replicas);
+    cordon(&mut world.state, other, true);
+    put(&mut world.state, 1, 3);
+    world.beats(12);
+    let blocked = world.blocked().expect("no node takes ranks");
+    assert!(blocked.contains("cordoned: 2"), "{blocked}");
+    cordon(&mut world.state, 3 - other, false);
+    world.beats(12);
+    assert_eq!(world.blocked(), None);
+    assert!(world.state.replicas.values().any(|r| r.is_on(&at)));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::fmt;
 
 use protocol::lease::Inventory;
 use protocol::plan::RankAddr;
-use protocol::{DeploymentSpec, Epoch, Generation, NodeId, Plan, ReplicaId};
+use protocol::{DeploymentSpec, Epoch, Generation, NodeId, Plan, ReplicaId, Revision};
 use serde::{Deserialize, Serialize};
 
 /// One entry of the log.
@@ -48,6 +48,16 @@ pub enum NodeCommand {
         /// One line.
         reason: String,
     },
+    /// An admin keeps new ranks off a node, or does so no more. It must be registered, and its cordon of the expected
+    /// revision where one is given.
+    SetCordon {
+        /// Which.
+        node: NodeId,
+        /// Whether nothing new is placed there.
+        is_set: bool,
+        /// The revision that this change was planned against.
+        expected: Option<Revision>,
+    },
 }
 
 /// About a deployment.
@@ -76,6 +86,23 @@ pub enum DeploymentCommand {
         /// One line.
         reason: Option<String>,
     },
+    /// Brings a deployment to what a configuration file says, but for what admins changed since that file said the same
+    /// ([`super::Deployment::configured`]). `expected` as of `Put`.
+    Configure {
+        /// The generation that this change was planned against.
+        expected: Option<Generation>,
+        /// What the file says; its generation is ignored.
+        spec: Box<DeploymentSpec>,
+    },
+    /// Sets the number of replicas. The deployment must exist, and be of the expected generation where one is given.
+    Scale {
+        /// Which deployment.
+        name: String,
+        /// How many there should be.
+        replicas: u16,
+        /// The generation that this change was planned against.
+        expected: Option<Generation>,
+    },
 }
 
 /// About a replica.
@@ -89,7 +116,7 @@ pub enum ReplicaCommand {
         generation: Generation,
     },
     /// Starts the group of the next epoch. The replica must be Waiting, the epoch exactly the next, the plan of the
-    /// right size and on nodes that are Up.
+    /// right size and on nodes that are Up and not cordoned.
     Form {
         /// Which.
         replica: ReplicaId,
@@ -161,6 +188,8 @@ impl fmt::Display for NodeCommand {
             Self::Register { node, incarnation, .. } => write!(f, "register node {node}, incarnation {incarnation}"),
             Self::Leaving { node, .. } => write!(f, "node {node} is leaving"),
             Self::Down { node, reason, .. } => write!(f, "node {node} is down: {reason}"),
+            Self::SetCordon { node, is_set: true, .. } => write!(f, "cordon node {node}"),
+            Self::SetCordon { node, is_set: false, .. } => write!(f, "uncordon node {node}"),
         }
     }
 }
@@ -175,6 +204,10 @@ impl fmt::Display for DeploymentCommand {
             Self::Block { name, reason: None, .. } => write!(f, "deployment {name} is no longer blocked"),
             Self::Unreadable { name, reason: Some(reason) } => write!(f, "deployment {name} is unreadable: {reason}"),
             Self::Unreadable { name, reason: None } => write!(f, "deployment {name} is readable again"),
+            Self::Configure { spec, .. } => {
+                write!(f, "configure deployment {}: {} x tp {}", spec.name, spec.replicas, spec.tp)
+            }
+            Self::Scale { name, replicas, .. } => write!(f, "scale deployment {name} to {replicas} replicas"),
         }
     }
 }
@@ -204,4 +237,6 @@ pub enum Applied {
     Generation(Generation),
     /// The new replica.
     Replica(ReplicaId),
+    /// The written register's new revision.
+    Revision(Revision),
 }

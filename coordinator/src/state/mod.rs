@@ -18,7 +18,7 @@ mod tests;
 
 pub use cluster::ClusterState;
 pub use command::{Applied, Command, DeploymentCommand, NodeCommand, ReplicaCommand};
-pub use deployment::Deployment;
-pub use node::{NodeRecord, Standing};
+pub use deployment::{Configured, Deployment};
+pub use node::{Cordon, NodeRecord, Standing};
 pub use refused::Refused;
 pub use replica::{Phase, Replica};

@@ -1,6 +1,6 @@
 //! Why a command was not applied. The caller can act: look at the state again and decide anew.
 
-use protocol::{Epoch, Generation, NodeId, Rank, ReplicaId, WorldSize};
+use protocol::{Epoch, Generation, NodeId, Rank, ReplicaId, Revision, WorldSize};
 use serde::{Deserialize, Serialize};
 
 /// A precondition that did not hold. Nothing was changed.
@@ -115,5 +115,21 @@ pub enum Refused {
         replica: ReplicaId,
         /// The first rank that is wrong.
         rank: Rank,
+    },
+    /// The node's cordon was written since.
+    #[error("node {node} is at revision {found}, the change was planned against {expected}")]
+    Revision {
+        /// The node.
+        node: NodeId,
+        /// What the command said.
+        expected: Revision,
+        /// What the state has.
+        found: Revision,
+    },
+    /// Nothing new is placed on the node.
+    #[error("node {node} is cordoned")]
+    Cordoned {
+        /// The node.
+        node: NodeId,
     },
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use protocol::{Epoch, Generation, ReplicaId};
+use protocol::{Epoch, Generation, NodeId, ReplicaId, Revision};
 
 use super::fixtures::{addr, inventory, node, plan, spec};
 use super::*;
@@ -19,8 +19,16 @@ fn node_command() -> impl Strategy<Value = NodeCommand> {
     })
 }
 
+fn cordon_command() -> impl Strategy<Value = NodeCommand> {
+    (0..4u16, any::<bool>(), prop::option::of(0..4u64)).prop_map(|(n, is_set, expected)| NodeCommand::SetCordon {
+        node: node(n),
+        is_set,
+        expected: expected.map(Revision),
+    })
+}
+
 fn deployment_command() -> impl Strategy<Value = DeploymentCommand> {
-    (1..3u16, 0..3u16, 0..3u64, 0..4u8).prop_map(|(tp, replicas, generation, kind)| match kind {
+    (1..3u16, 0..3u16, 0..4u64, 0..8u8).prop_map(|(tp, replicas, generation, kind)| match kind {
         0 => DeploymentCommand::Put { expected: None, spec: Box::new(spec(tp, replicas)) },
         1 => DeploymentCommand::Put { expected: Some(Generation(generation)), spec: Box::new(spec(tp, replicas)) },
         2 => DeploymentCommand::Block {
@@ -28,7 +36,14 @@ fn deployment_command() -> impl Strategy<Value = DeploymentCommand> {
             generation: Generation(generation),
             reason: Some("no room".into()),
         },
-        _ => DeploymentCommand::Unreadable { name: "other".into(), reason: Some("gone".into()) },
+        3 => DeploymentCommand::Unreadable { name: "other".into(), reason: Some("gone".into()) },
+        4 => DeploymentCommand::Scale { name: "nano".into(), replicas, expected: None },
+        5 => DeploymentCommand::Scale { name: "nano".into(), replicas, expected: Some(Generation(generation)) },
+        6 => DeploymentCommand::Configure { expected: None, spec: Box::new(spec(tp, replicas)) },
+        _ => {
+            let expected = Some(Generation(generation));
+            DeploymentCommand::Configure { expected, spec: Box::new(spec(tp, replicas)) }
+        }
     })
 }
 
@@ -54,6 +69,7 @@ fn replica_command() -> impl Strategy<Value = ReplicaCommand> {
 fn commands() -> impl Strategy<Value = Vec<Command>> {
     let one = prop_oneof![
         2 => node_command().prop_map(Command::Node),
+        1 => cordon_command().prop_map(Command::Node),
         1 => deployment_command().prop_map(Command::Deployment),
         4 => replica_command().prop_map(Command::Replica),
     ];
@@ -101,19 +117,66 @@ proptest! {
     }
 
     #[test]
-    fn a_group_stands_only_while_it_was_formed_on_nodes_that_were_up(commands in commands()) {
+    fn a_group_stands_only_while_it_was_formed_on_nodes_that_were_up_and_not_cordoned(commands in commands()) {
         let mut state = ClusterState::default();
         for command in commands {
-            let up: Vec<_> =
-                state.nodes.iter().filter(|(_, r)| r.standing == Standing::Up).map(|(n, _)| n.clone()).collect();
+            let is_free = |r: &NodeRecord| r.standing == Standing::Up && !r.cordon.is_set;
+            let free: Vec<_> = state.nodes.iter().filter(|(_, r)| is_free(r)).map(|(n, _)| n.clone()).collect();
             let formed = matches!(command, Command::Replica(ReplicaCommand::Form { .. }));
             let plan = match &command {
                 Command::Replica(ReplicaCommand::Form { plan, .. }) => Some(plan.clone()),
                 _ => None,
             };
             if state.apply(command).is_ok() && formed {
-                prop_assert!(plan.expect("a Form has one").ranks.iter().all(|r| up.contains(&r.node)));
+                prop_assert!(plan.expect("a Form has one").ranks.iter().all(|r| free.contains(&r.node)));
             }
+        }
+    }
+
+    #[test]
+    fn each_accepted_write_of_a_register_has_the_next_revision_and_nothing_else_changes_it(commands in commands()) {
+        let mut state = ClusterState::default();
+        let mut cordons: BTreeMap<NodeId, Cordon> = BTreeMap::new();
+        let mut deployment: Option<(Generation, u16)> = None;
+        for command in commands {
+            let applied = state.apply(command.clone());
+            match (command, applied) {
+                (Command::Node(NodeCommand::Register { node, .. }), Ok(_)) => {
+                    cordons.entry(node).or_default();
+                }
+                (Command::Node(NodeCommand::SetCordon { node, is_set, expected }), Ok(applied)) => {
+                    let cordon = cordons.get_mut(&node).expect("refused of a node that is not registered");
+                    prop_assert!(expected.is_none_or(|e| e == cordon.revision));
+                    *cordon = Cordon { is_set, revision: Revision(cordon.revision.0 + 1) };
+                    prop_assert_eq!(applied, Applied::Revision(cordon.revision));
+                }
+                (Command::Node(NodeCommand::SetCordon { node, expected, .. }), Err(_)) => {
+                    prop_assert!(cordons.get(&node).is_none_or(|c| expected.is_some_and(|e| e != c.revision)));
+                }
+                (Command::Deployment(DeploymentCommand::Scale { replicas, .. }), Ok(applied)) => {
+                    let generation = Generation(deployment.expect("refused before there is one").0.0 + 1);
+                    prop_assert_eq!(applied, Applied::Generation(generation));
+                    deployment = Some((generation, replicas));
+                }
+                (Command::Deployment(DeploymentCommand::Put { spec, .. }), Ok(applied)) => {
+                    let generation = Generation(deployment.map_or(1, |d| d.0.0 + 1));
+                    prop_assert_eq!(applied, Applied::Generation(generation));
+                    deployment = Some((generation, spec.replicas));
+                }
+                (Command::Deployment(DeploymentCommand::Configure { .. }), Ok(applied)) => {
+                    // What it makes of the number of replicas is a test of its own; how it counts is not.
+                    let now = &state.deployments["nano"].spec;
+                    prop_assert_eq!(applied, Applied::Generation(now.generation));
+                    let as_before = deployment == Some((now.generation, now.replicas));
+                    prop_assert!(as_before || now.generation.0 == deployment.map_or(1, |d| d.0.0 + 1));
+                    deployment = Some((now.generation, now.replicas));
+                }
+                _ => {}
+            }
+            let found: BTreeMap<_, _> = state.nodes.iter().map(|(n, r)| (n.clone(), r.cordon)).collect();
+            prop_assert_eq!(&found, &cordons);
+            let found = state.deployments.get("nano").map(|d| (d.spec.generation, d.spec.replicas));
+            prop_assert_eq!(found, deployment);
         }
     }
 }
@@ -193,4 +256,41 @@ fn a_deployment_changes_only_against_the_generation_it_was_planned_for() {
     assert!(matches!(state.apply(put(Some(2), 2)), Err(Refused::Generation { .. })));
     assert_eq!(state.apply(put(Some(1), 2)), Ok(Applied::Generation(Generation(2))));
     assert!(matches!(state.apply(put(Some(2), 300)), Err(Refused::Spec { .. })));
+}
+
+#[test]
+fn a_cordon_is_written_against_its_revision_and_keeps_new_groups_away() {
+    let mut state = small();
+    let set = |is_set, expected: Option<u64>| {
+        Command::Node(NodeCommand::SetCordon { node: node(1), is_set, expected: expected.map(Revision) })
+    };
+    let stranger = NodeCommand::SetCordon { node: node(9), is_set: true, expected: None };
+    assert!(matches!(state.apply(Command::Node(stranger)), Err(Refused::UnknownNode { .. })));
+    assert!(matches!(state.apply(set(true, Some(1))), Err(Refused::Revision { found: Revision(0), .. })));
+    assert_eq!(state.apply(set(true, Some(0))), Ok(Applied::Revision(Revision(1))));
+    let form = || ReplicaCommand::Form { replica: ReplicaId(0), epoch: Epoch(1), plan: plan(&[node(1)]) };
+    assert!(matches!(replica(&mut state, form()), Err(Refused::Cordoned { .. })));
+    // The agent's restart is no admin's word.
+    let register = NodeCommand::Register { node: node(1), incarnation: 8, inventory: inventory(1 << 30) };
+    state.apply(Command::Node(register)).expect("always");
+    assert!(matches!(replica(&mut state, form()), Err(Refused::Cordoned { .. })));
+    assert_eq!(state.apply(set(false, None)), Ok(Applied::Revision(Revision(2))));
+    replica(&mut state, form()).expect("nothing keeps it away");
+    assert_eq!(state.apply(set(true, None)), Ok(Applied::Revision(Revision(3))));
+    assert!(state.replicas[&ReplicaId(0)].is_on(&node(1)), "what runs stays");
+}
+
+#[test]
+fn scaling_takes_a_deployment_to_its_next_generation_or_changes_nothing() {
+    let mut state = small();
+    let scale = |replicas, expected: Option<u64>| {
+        let expected = expected.map(Generation);
+        Command::Deployment(DeploymentCommand::Scale { name: "nano".into(), replicas, expected })
+    };
+    assert!(matches!(state.apply(scale(2, Some(2))), Err(Refused::Generation { .. })));
+    assert!(matches!(state.apply(scale(257, None)), Err(Refused::Spec { .. })));
+    assert_eq!(state.apply(scale(2, Some(1))), Ok(Applied::Generation(Generation(2))));
+    assert_eq!(state.apply(scale(0, None)), Ok(Applied::Generation(Generation(3))));
+    let other = DeploymentCommand::Scale { name: "other".into(), replicas: 1, expected: None };
+    assert!(matches!(state.apply(Command::Deployment(other)), Err(Refused::UnknownDeployment { .. })));
 }

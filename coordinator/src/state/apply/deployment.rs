@@ -2,7 +2,7 @@
 
 use protocol::{DeploymentSpec, Generation};
 
-use crate::state::{Applied, ClusterState, Deployment, DeploymentCommand, Refused};
+use crate::state::{Applied, ClusterState, Configured, Deployment, DeploymentCommand, Refused};
 
 /// Most replicas of one deployment.
 const REPLICAS_MAX: u16 = 256;
@@ -22,21 +22,69 @@ pub(super) fn apply(state: &mut ClusterState, command: DeploymentCommand) -> Res
             };
             Ok(Applied::Done)
         }
+        DeploymentCommand::Configure { expected, spec } => configure(state, expected, *spec),
+        DeploymentCommand::Scale { name, replicas, expected } => scale(state, name, replicas, expected),
     }
 }
 
 fn put(state: &mut ClusterState, expected: Option<Generation>, spec: DeploymentSpec) -> Result<Applied, Refused> {
-    let found = state.deployments.get(&spec.name).map(|d| d.spec.generation);
-    if found != expected {
-        return Err(Refused::Generation { name: spec.name, expected, found });
+    let found = state.deployments.get(&spec.name);
+    let generation = found.map(|d| d.spec.generation);
+    if generation != expected {
+        return Err(Refused::Generation { name: spec.name, expected, found: generation });
     }
     check(&spec)?;
-    let generation = Generation(found.map_or(1, |g| g.0 + 1));
+    let configured = found.and_then(|d| d.configured);
+    state.unreadable.remove(&spec.name);
+    Ok(replace(state, spec, configured))
+}
+
+/// The next generation of a deployment, or its first.
+fn replace(state: &mut ClusterState, spec: DeploymentSpec, configured: Option<Configured>) -> Applied {
+    let generation = Generation(state.deployments.get(&spec.name).map_or(1, |d| d.spec.generation.0 + 1));
     let name = spec.name.clone();
     let spec = DeploymentSpec { generation, ..spec };
-    state.unreadable.remove(&name);
-    state.deployments.insert(name, Deployment { spec, blocked: None });
-    Ok(Applied::Generation(generation))
+    state.deployments.insert(name, Deployment { spec, blocked: None, configured });
+    Applied::Generation(generation)
+}
+
+fn configure(state: &mut ClusterState, expected: Option<Generation>, file: DeploymentSpec) -> Result<Applied, Refused> {
+    let present = state.deployments.get_mut(&file.name);
+    let found = present.as_ref().map(|d| d.spec.generation);
+    if found != expected {
+        return Err(Refused::Generation { name: file.name, expected, found });
+    }
+    check(&file)?;
+    state.unreadable.remove(&file.name);
+    let configured = Some(Configured::of(&file));
+    match present {
+        Some(present) if present.brought_to(&file) == present.spec => {
+            present.configured = configured;
+            Ok(Applied::Generation(present.spec.generation))
+        }
+        Some(present) => {
+            let spec = present.brought_to(&file);
+            Ok(replace(state, spec, configured))
+        }
+        None => Ok(replace(state, file, configured)),
+    }
+}
+
+fn scale(
+    state: &mut ClusterState,
+    name: String,
+    replicas: u16,
+    expected: Option<Generation>,
+) -> Result<Applied, Refused> {
+    let Some(present) = state.deployments.get(&name) else { return Err(Refused::UnknownDeployment { name }) };
+    let found = present.spec.generation;
+    if expected.is_some_and(|e| e != found) {
+        return Err(Refused::Generation { name, expected, found: Some(found) });
+    }
+    let spec = DeploymentSpec { replicas, ..present.spec.clone() };
+    check(&spec)?;
+    let configured = present.configured;
+    Ok(replace(state, spec, configured))
 }
 
 fn check(spec: &DeploymentSpec) -> Result<(), Refused> {

@@ -1,13 +1,14 @@
 //! Commands about nodes.
 
-use protocol::NodeId;
+use protocol::{NodeId, Revision};
 
-use crate::state::{Applied, ClusterState, NodeCommand, NodeRecord, Refused, Standing};
+use crate::state::{Applied, ClusterState, Cordon, NodeCommand, NodeRecord, Refused, Standing};
 
 pub(super) fn apply(state: &mut ClusterState, command: NodeCommand) -> Result<Applied, Refused> {
     match command {
         NodeCommand::Register { node, incarnation, inventory } => {
-            state.nodes.insert(node, NodeRecord { incarnation, inventory, standing: Standing::Up });
+            let cordon = state.nodes.get(&node).map_or_else(Cordon::default, |r| r.cordon);
+            state.nodes.insert(node, NodeRecord { incarnation, inventory, standing: Standing::Up, cordon });
         }
         NodeCommand::Leaving { node, incarnation } => {
             let record = find(state, &node, incarnation)?;
@@ -23,8 +24,25 @@ pub(super) fn apply(state: &mut ClusterState, command: NodeCommand) -> Result<Ap
             }
             record.standing = Standing::Down { reason };
         }
+        NodeCommand::SetCordon { node, is_set, expected } => return set_cordon(state, node, is_set, expected),
     }
     Ok(Applied::Done)
+}
+
+fn set_cordon(
+    state: &mut ClusterState,
+    node: NodeId,
+    is_set: bool,
+    expected: Option<Revision>,
+) -> Result<Applied, Refused> {
+    let Some(record) = state.nodes.get_mut(&node) else { return Err(Refused::UnknownNode { node }) };
+    let found = record.cordon.revision;
+    if let Some(expected) = expected.filter(|e| *e != found) {
+        return Err(Refused::Revision { node, expected, found });
+    }
+    let revision = Revision(found.0 + 1);
+    record.cordon = Cordon { is_set, revision };
+    Ok(Applied::Revision(revision))
 }
 
 fn find<'a>(state: &'a mut ClusterState, node: &NodeId, incarnation: u64) -> Result<&'a mut NodeRecord, Refused> {

@@ -71,6 +71,9 @@ fn form(state: &mut ClusterState, id: ReplicaId, epoch: Epoch, plan: Plan) -> Re
         if record.standing != Standing::Up {
             return Err(node::standing(&rank.node, record));
         }
+        if record.cordon.is_set {
+            return Err(Refused::Cordoned { node: rank.node.clone() });
+        }
     }
     let r = find(state, id)?;
     r.epoch = epoch;
