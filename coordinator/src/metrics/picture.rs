@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use protocol::lease::WorkerStatus;
-use protocol::{Epoch, NodeId, Rank, ReplicaId, Term};
+use protocol::{Epoch, NodeId, Rank, ReplicaId};
 
 use crate::raft::{AppliedState, Leadership};
 use crate::reconcile::{Heard, LastReport};
