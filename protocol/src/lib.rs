@@ -25,8 +25,8 @@ pub use deployment::{DeploymentSpec, Dtype, ModelRecord};
 pub use frame::{FRAME_BYTES_MAX, Frame, FrameError, FrameHeader, Kind, Message};
 pub use identity::{Identity, Role};
 pub use ids::{
-    ClusterId, CoordinatorId, Epoch, Generation, IdError, NodeId, PictureId, Rank, ReplicaId, RequestId, Revision, SeqId, Term,
-    WorldSize,
+    ClusterId, CoordinatorId, Epoch, Generation, IdError, NodeId, PictureId, Rank, ReplicaId, RequestId, Revision,
+    SeqId, Term, WorldSize,
 };
 pub use picture::PictureLimits;
 pub use plan::{ByteBudget, Plan, RankCut, RankPlan, Span};

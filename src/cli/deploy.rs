@@ -99,7 +99,9 @@ async fn wait(client: &AdminClient, written: &ScaleWritten, timeout: Duration) -
                 );
                 return Err(Failure::refused(error));
             }
-            Ok(found) if found.item.generation < written.generation => "the coordinator that was asked is behind".to_owned(),
+            Ok(found) if found.item.generation < written.generation => {
+                "the coordinator that was asked is behind".to_owned()
+            }
             Ok(found) => match not_there(&found.item) {
                 None => return Ok(()),
                 Some(why) => why,

@@ -47,6 +47,8 @@ pub(super) struct LogBounds {
 const LOG_BOUNDS: LogBounds = LogBounds { snapshot_entries: 512, kept_entries: 256 };
 /// How long a part of a snapshot may take to arrive and be installed, ms.
 const SNAPSHOT_TIMEOUT_MS: u64 = 5_000;
+/// How long the answer of a leader that has been replaced may still take: it may have agreed on the command before.
+const LATE_ANSWER: Duration = Duration::from_millis(250);
 /// Pause before a command goes to the next leader.
 const FORWARD_PAUSE: Duration = Duration::from_millis(20);
 
@@ -319,11 +321,24 @@ impl Consensus {
         command: &Command,
         timeout: Duration,
     ) -> Result<Written, ProposeError> {
-        let waited_ms = timeout.as_millis() as u64;
-        match self.call(leader, RaftCall::Propose, codec::encode(command), timeout).await {
-            Ok(body) => codec::decode(&body).unwrap_or(Err(ProposeError::Unknown { waited_ms })),
+        let started = Instant::now();
+        let unknown = || ProposeError::Unknown { waited_ms: started.elapsed().as_millis() as u64 };
+        let mut leadership = self.leadership();
+        let replaced = async {
+            // Over when this coordinator's Raft is, which the call finds out by itself.
+            if leadership.wait_for(|l| l.leader.is_some_and(|now| now != leader)).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(LATE_ANSWER).await;
+        };
+        let answer = tokio::select! {
+            answer = self.call(leader, RaftCall::Propose, codec::encode(command), timeout) => answer,
+            () = replaced => return Err(unknown()),
+        };
+        match answer {
+            Ok(body) => codec::decode(&body).unwrap_or(Err(unknown())),
             Err(LinkError::Down { .. }) => Err(ProposeError::NotLeader { leader: None }),
-            Err(LinkError::Call { .. }) => Err(ProposeError::Unknown { waited_ms }),
+            Err(LinkError::Call { .. }) => Err(unknown()),
         }
     }
 

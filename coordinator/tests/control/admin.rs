@@ -20,7 +20,14 @@ use crate::cluster::{Cluster, SOON, put, spec};
 use crate::fake_node::FakeNode;
 
 /// One request, one answer: status and body.
-async fn http(cluster: &Cluster, id: u64, tls: ClientConfig, method: &str, path: &str, body: &str) -> (u16, String) {
+pub(crate) async fn http(
+    cluster: &Cluster,
+    id: u64,
+    tls: ClientConfig,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> (u16, String) {
     let addr = cluster.members[id as usize - 1].admin;
     let talk = async {
         let tcp = TcpStream::connect(addr).await.expect("listens");
@@ -43,7 +50,7 @@ async fn http(cluster: &Cluster, id: u64, tls: ClientConfig, method: &str, path:
     (status, body.to_owned())
 }
 
-async fn get<T: DeserializeOwned>(cluster: &Cluster, id: u64, path: &str) -> T {
+pub(crate) async fn get<T: DeserializeOwned>(cluster: &Cluster, id: u64, path: &str) -> T {
     let admin = cluster.identity(Role::Admin, "admin");
     let tls = client_config_admin(&admin).expect("a configuration");
     let (status, body) = http(cluster, id, tls, "GET", path, "").await;
@@ -51,7 +58,7 @@ async fn get<T: DeserializeOwned>(cluster: &Cluster, id: u64, path: &str) -> T {
     serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path}: {e}: {body}"))
 }
 
-fn error(body: &str) -> ErrorBody {
+pub(crate) fn error(body: &str) -> ErrorBody {
     serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {body}"))
 }
 

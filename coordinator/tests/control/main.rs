@@ -11,3 +11,4 @@ mod fake_node;
 mod leases;
 mod metrics;
 mod start;
+mod writes;
