@@ -63,6 +63,12 @@ fn usage_errors_exit_2_and_help_exits_0() {
         &["up", "--listen", "127.0.0.1:65535"],
         &["node"],
         &["node", "--name", "Not_A_Label"],
+        &["node", "cordon"],
+        &["node", "cordon", "Not_A_Label"],
+        &["deploy", "scale", "default"],
+        &["deploy", "scale", "default", "--replicas", "300"],
+        &["deploy", "scale", "de/fault", "--replicas", "1"],
+        &["deploy", "scale", "default", "--replicas", "1", "--timeout", "5"],
         &["chat", "--log", "=,=", "hi"],
         &["chat", "--url", "nonsense", "hi"],
         &["chat", "--url", "ftp://127.0.0.1", "hi"],
@@ -139,7 +145,13 @@ fn admin_commands_need_an_identity_and_exit_4_when_nobody_answers() {
     let created = shardglm(&["ca", "create", "--config", &file, "--out", &trust]);
     expect(&created, 0, &[]);
     assert!(stdout(&created).starts_with("cluster "), "{}", stdout(&created));
-    for verb in [&["node", "list"][..], &["member", "list"], &["deploy", "status"]] {
+    for verb in [
+        &["node", "list"][..],
+        &["member", "list"],
+        &["deploy", "status"],
+        &["node", "cordon", "node-1"],
+        &["deploy", "scale", "default", "--replicas", "2"],
+    ] {
         let args = [verb, &["--config", &file]].concat();
         expect(&shardglm(&args), 4, &["no coordinator answers", "127.0.0.1:9"]);
     }

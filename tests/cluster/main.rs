@@ -3,6 +3,7 @@
 //! Not here: what needs no processes (each crate's own tests). Invariant: every wait has a deadline, and a test that
 //! fails leaves no process behind.
 
+mod admin;
 mod answers;
 mod bench;
 #[path = "../../coordinator/src/metrics/exposition.rs"]
