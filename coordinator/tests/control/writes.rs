@@ -114,8 +114,10 @@ async fn any_coordinator_takes_a_change_and_each_has_a_revision_of_its_own() {
         let (status, body) = http(&cluster, follower, admin.clone(), "GET", path, "").await;
         assert_eq!((status, error(&body).code.as_str()), (404, "not_found"));
     }
-    let strangers =
-        [client_config_admin(&cluster.identity(Role::Node, "node-1")), client_config_pinned(&cluster.ca.fingerprint())];
+    let strangers = [
+        client_config_admin(&cluster.identity(Role::Coordinator, "coordinator-1")),
+        client_config_pinned(&cluster.ca.fingerprint()),
+    ];
     for tls in strangers {
         let (status, body) =
             http(&cluster, leader, tls.expect("a configuration"), "POST", scale, r#"{"replicas": 9}"#).await;
