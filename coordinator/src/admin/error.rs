@@ -60,18 +60,18 @@ pub(super) enum CallFailed {
         /// Why.
         source: ReadError,
         /// What is seen of the others.
-        reach: Reach,
+        reach: Box<Reach>,
     },
     /// Nothing was written: the state refuses it.
     #[error("{0}")]
-    Refused(Refused),
+    Refused(Box<Refused>),
     /// Nothing was written: nobody could agree to it.
     #[error("nothing was written: {source}; {}", told(.reach))]
     NotWritten {
         /// Why.
-        source: ProposeError,
+        source: Box<ProposeError>,
         /// What is seen of the others.
-        reach: Reach,
+        reach: Box<Reach>,
     },
     /// Proposed, and nobody knows.
     #[error(
@@ -109,12 +109,12 @@ impl CallFailed {
     /// Why a write came to nothing, or may not have.
     pub(super) fn of_write(source: ProposeError, reach: Reach) -> Self {
         match source {
-            ProposeError::Refused(refused) => Self::Refused(refused),
+            ProposeError::Refused(refused) => Self::Refused(Box::new(refused)),
             ProposeError::Unknown { waited_ms } => Self::OutcomeUnknown { waited_ms },
             ProposeError::NotLeader { .. }
             | ProposeError::NoLeader { .. }
             | ProposeError::NoQuorum { .. }
-            | ProposeError::Stopped { .. } => Self::NotWritten { source, reach },
+            | ProposeError::Stopped { .. } => Self::NotWritten { source: Box::new(source), reach: Box::new(reach) },
         }
     }
 
@@ -122,36 +122,40 @@ impl CallFailed {
         match self {
             Self::Unauthorized | Self::WrongToken => (StatusCode::UNAUTHORIZED, "unauthorized"),
             Self::NoJoins | Self::NameInUse { .. } => (StatusCode::CONFLICT, "precondition_failed"),
-            Self::BadRequest(_) | Self::Refused(Refused::Spec { .. }) => (StatusCode::BAD_REQUEST, "bad_request"),
-            Self::NotFound(_)
-            | Self::Unknown { .. }
-            | Self::Refused(Refused::UnknownNode { .. } | Refused::UnknownDeployment { .. }) => {
-                (StatusCode::NOT_FOUND, "not_found")
-            }
+            Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad_request"),
+            Self::NotFound(_) | Self::Unknown { .. } => (StatusCode::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "bad_request"),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "bad_request"),
-            Self::Refused(_) => (StatusCode::CONFLICT, "precondition_failed"),
-            Self::NotWritten { source: ProposeError::NoLeader { .. } | ProposeError::NotLeader { .. }, .. }
-            | Self::Read { source: ReadError::NotLeader { .. }, .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_leader"),
-            Self::NotWritten { .. } | Self::Read { .. } | Self::Timeout(_) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "no_quorum")
-            }
+            Self::Refused(refused) => match refused.as_ref() {
+                Refused::Spec { .. } => (StatusCode::BAD_REQUEST, "bad_request"),
+                Refused::UnknownNode { .. } | Refused::UnknownDeployment { .. } => (StatusCode::NOT_FOUND, "not_found"),
+                _ => (StatusCode::CONFLICT, "precondition_failed"),
+            },
+            Self::Read { source: ReadError::NotLeader { .. }, .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_leader"),
+            Self::NotWritten { source, .. } => match source.as_ref() {
+                ProposeError::NoLeader { .. } | ProposeError::NotLeader { .. } => {
+                    (StatusCode::SERVICE_UNAVAILABLE, "no_leader")
+                }
+                _ => (StatusCode::SERVICE_UNAVAILABLE, "no_quorum"),
+            },
+            Self::Read { .. } | Self::Timeout(_) => (StatusCode::SERVICE_UNAVAILABLE, "no_quorum"),
             Self::OutcomeUnknown { .. } | Self::Mixed(_) => (StatusCode::GATEWAY_TIMEOUT, "outcome_unknown"),
             Self::Signing(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         }
     }
 
     fn found(&self) -> Option<u64> {
-        match self {
-            Self::Refused(Refused::Revision { found, .. }) => Some(found.0),
-            Self::Refused(Refused::Generation { found, .. }) => found.map(|g| g.0),
+        let Self::Refused(refused) = self else { return None };
+        match refused.as_ref() {
+            Refused::Revision { found, .. } => Some(found.0),
+            Refused::Generation { found, .. } => found.map(|g| g.0),
             _ => None,
         }
     }
 
     fn reach(&self) -> Option<Reach> {
         match self {
-            Self::Read { reach, .. } | Self::NotWritten { reach, .. } => Some(reach.clone()),
+            Self::Read { reach, .. } | Self::NotWritten { reach, .. } => Some(reach.as_ref().clone()),
             _ => None,
         }
     }

@@ -94,7 +94,7 @@ async fn read(parts: &AdminParts, args: ListArgs) -> Result<(AppliedState, Arc<H
     let (state, consistency) = match query.consistency {
         Consistency::Linearizable => {
             let read = parts.consensus.read(READ_TIMEOUT).await;
-            (read.map_err(|source| CallFailed::Read { source, reach: parts.reach() })?, "linearizable")
+            (read.map_err(|source| CallFailed::Read { source, reach: Box::new(parts.reach()) })?, "linearizable")
         }
         Consistency::Stale => (parts.consensus.applied().borrow().clone(), "stale"),
     };
