@@ -5,9 +5,11 @@
 pub mod cluster;
 pub mod fault;
 pub mod figures;
+pub mod history;
 pub mod net;
 pub mod processes;
 pub mod schedule;
 pub mod streams;
 pub mod timeline;
 pub mod tool;
+pub mod writes;

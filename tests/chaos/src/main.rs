@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, bail};
 use chaos::cluster::{Options, clocks_possible};
 use chaos::tool::{Scene, Storm, Table, power_cuts, rows, storm, table};
+use chaos::writes::{ROOM_FOR_ONE_REPLICA, WritesAsked, writes};
 use clap::{Args, Parser, Subcommand};
 
 /// Command line.
@@ -79,6 +80,21 @@ enum Verb {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+    /// Admins that write while coordinators are struck: what was acknowledged stays, in one order that explains everything
+    Writes {
+        /// Reproduces the faults and what admins ask for; else the time of day
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How many faults
+        #[arg(long, default_value_t = 500)]
+        faults: u64,
+        /// Nor any after so long
+        #[arg(long, default_value_t = 60.0)]
+        minutes: f64,
+        /// Admins at the same time
+        #[arg(long, default_value_t = 6)]
+        admins: u32,
+    },
     /// Everything killed and started again
     PowerCut {
         /// How often
@@ -133,6 +149,19 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
             let table = table(&mut scene, &faults, *rounds, &mut say, &mut keep)?;
             print(&table.to_string())?;
             Ok(table.broken.is_empty())
+        }
+        Verb::Writes { seed, faults, minutes, admins } => {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let seed = seed.unwrap_or(now.as_secs());
+            options.seed = seed;
+            options.more_config += ROOM_FOR_ONE_REPLICA;
+            say(&format!("seed {seed}"));
+            let mut scene = Scene::set(options, common.tokens, &[1])?;
+            let lasts = Duration::from_secs_f64(minutes * 60.0);
+            let asked = WritesAsked { seed, faults: *faults, lasts, admins: *admins };
+            let report = writes(&mut scene, &asked, &mut say)?;
+            print(&format!("seed {seed}\n{report}"))?;
+            Ok(report.broken.is_empty())
         }
         Verb::PowerCut { rounds } => {
             let mut scene = Scene::set(options, common.tokens, &[1])?;

@@ -118,9 +118,8 @@ pub fn check(start: Version, operations: &[Operation]) -> Result<Explained, Viol
     let edges: Vec<Vec<usize>> = gaps
         .iter()
         .map(|gap| {
-            let fits = |(_, (asked, expected, value)): &(usize, &(Moment, Expected, u16))| {
-                gap.fits(*asked, *expected, *value)
-            };
+            let fits =
+                |(_, (asked, expected, value)): &(usize, &(Moment, Expected, u16))| gap.fits(*asked, *expected, *value);
             unknown.iter().enumerate().filter(fits).map(|(i, _)| i).collect()
         })
         .collect();
@@ -136,7 +135,10 @@ pub fn check(start: Version, operations: &[Operation]) -> Result<Explained, Viol
 type UnknownWrite = (Moment, Expected, u16);
 
 /// Puts each operation at its revision, and checks what it saw there.
-fn places(start: Version, operations: &[Operation]) -> Result<(BTreeMap<Revision, Place>, Vec<UnknownWrite>), Violation> {
+fn places(
+    start: Version,
+    operations: &[Operation],
+) -> Result<(BTreeMap<Revision, Place>, Vec<UnknownWrite>), Violation> {
     let mut places = BTreeMap::from([(start.revision, Place { value: Some(start.value), ..Place::default() })]);
     let mut unknown = Vec::new();
     for operation in operations {

@@ -99,7 +99,13 @@ impl fmt::Display for Operation {
         match self.what {
             What::Read(v) => write!(f, "read {} at revision {}", v.value, v.revision.0),
             What::Wrote { expected, version } => {
-                write!(f, "wrote {}{}, acknowledged as revision {}", version.value, against(expected), version.revision.0)
+                write!(
+                    f,
+                    "wrote {}{}, acknowledged as revision {}",
+                    version.value,
+                    against(expected),
+                    version.revision.0
+                )
             }
             What::Refused { expected, found } => {
                 write!(f, "was refused a write if at revision {}: it was at {}", expected.0, found.0)

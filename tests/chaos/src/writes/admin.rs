@@ -146,7 +146,9 @@ impl Admin {
         };
         self.shared.remember(register, Operation { client: self.number, called, returned, what });
         match what {
-            What::Read(Version { revision, .. }) | What::Wrote { version: Version { revision, .. }, .. } => Some(revision),
+            What::Read(Version { revision, .. }) | What::Wrote { version: Version { revision, .. }, .. } => {
+                Some(revision)
+            }
             What::Refused { found, .. } => Some(found),
             What::Unknown { .. } => None,
         }

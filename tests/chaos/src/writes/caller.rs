@@ -76,14 +76,12 @@ impl Caller {
     pub async fn read(&self, at: SocketAddr, register: &Register) -> Ended<Version> {
         let call = self.http.get(format!("https://{at}{}", register.path()));
         let ended = match register {
-            Register::Cordon(_) => answer::<Single<NodeInfo>>(call).await.map(|node| version(
-                node.item.revision.0,
-                u16::from(node.item.cordoned),
-            )),
-            Register::Replicas(_) => answer::<Single<DeploymentInfo>>(call).await.map(|deployment| version(
-                deployment.item.generation.0,
-                deployment.item.replicas_wanted,
-            )),
+            Register::Cordon(_) => answer::<Single<NodeInfo>>(call)
+                .await
+                .map(|node| version(node.item.revision.0, u16::from(node.item.cordoned))),
+            Register::Replicas(_) => answer::<Single<DeploymentInfo>>(call)
+                .await
+                .map(|deployment| version(deployment.item.generation.0, deployment.item.replicas_wanted)),
         };
         // A read changes nothing, whatever became of it.
         match ended {

@@ -15,3 +15,7 @@ pub use caller::{Caller, CallerError};
 pub use register::Register;
 pub use report::{Failover, WritesReport};
 pub use run::{WritesAsked, WritesError, writes};
+
+/// What is added to the configuration so that a second replica has no room: a number of replicas is then only written, and costs
+/// no workers. One of the built-in model takes up to 261 MiB a node.
+pub const ROOM_FOR_ONE_REPLICA: &str = "[node]\nmemory_bytes = 367001600\n";

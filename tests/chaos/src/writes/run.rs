@@ -94,7 +94,8 @@ pub fn writes(scene: &mut Scene, asked: &WritesAsked, say: &mut dyn FnMut(&str))
     });
     let admins: Vec<_> = admins.map(|admin| scene.cluster.client().spawn(admin.run())).collect();
     let streams = Arc::new(Streams::default());
-    let reading = scene.cluster.client().spawn(read_streams(scene, asked.seed, Arc::clone(&streams), Arc::clone(&shared)));
+    let reading =
+        scene.cluster.client().spawn(read_streams(scene, asked.seed, Arc::clone(&streams), Arc::clone(&shared)));
 
     let mut struck = Vec::new();
     let done = strike(scene, asked, &shared, &mut report, &mut struck, say);
@@ -164,7 +165,9 @@ fn strike(
         let until = Instant::now() + WRITES_AGAIN;
         while !shared.acknowledged_since(healed) {
             if Instant::now() > until {
-                report.broken.push(format!("fault {number} ({fault}): no write is acknowledged {WRITES_AGAIN:?} after it"));
+                report
+                    .broken
+                    .push(format!("fault {number} ({fault}): no write is acknowledged {WRITES_AGAIN:?} after it"));
                 return Ok(());
             }
             std::thread::sleep(LOOK);
@@ -193,13 +196,7 @@ fn look(scene: &Scene) -> Option<(u64, Aims)> {
 }
 
 /// Checks every history, and takes the figures from them.
-fn conclude(
-    report: &mut WritesReport,
-    registers: &[Register],
-    start: &[Version],
-    shared: &Shared,
-    struck: &[Struck],
-) {
+fn conclude(report: &mut WritesReport, registers: &[Register], start: &[Version], shared: &Shared, struck: &[Struck]) {
     let mut told = shared.told();
     let told = std::mem::take(&mut *told);
     for ((register, start), operations) in registers.iter().zip(start).zip(&told.histories) {
