@@ -12,6 +12,7 @@ mod faults;
 mod gateway_dies;
 mod goldens;
 mod harness;
+mod hosts;
 mod metrics;
 mod processes;
 mod survive;

@@ -11,6 +11,8 @@ use protocol::{ClusterId, CoordinatorId};
 use super::snapshot::write_durably;
 
 const FILE: &str = "cluster.id";
+/// What a new ext4 has in it: a disk of its own is an empty directory.
+const OF_THE_DISK: &str = "lost+found";
 const LOCK: &str = "lock";
 
 /// Why a directory cannot be a coordinator's.
@@ -87,7 +89,7 @@ impl StateDir {
             Ok(text) => check(dir, &text, cluster, id).map(|()| true)?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let mut others = fs::read_dir(dir).map_err(io)?.flatten().map(|e| e.file_name());
-                if others.any(|name| name != LOCK && name != TEMPORARY) {
+                if others.any(|name| name != LOCK && name != TEMPORARY && name != OF_THE_DISK) {
                     return Err(StateDirError::NotEmpty { dir: dir.to_owned(), file: FILE });
                 }
                 false
@@ -139,7 +141,8 @@ mod tests {
     fn a_directory_is_its_coordinators_alone() {
         let dir = tempfile::tempdir().expect("a directory");
         let (ours, theirs) = (ClusterId::from_bytes([1; 16]), ClusterId::from_bytes([2; 16]));
-        let held = StateDir::open(dir.path(), ours, CoordinatorId(1)).expect("empty");
+        fs::create_dir(dir.path().join(OF_THE_DISK)).expect("created");
+        let held = StateDir::open(dir.path(), ours, CoordinatorId(1)).expect("empty, on a disk of its own");
         let again = StateDir::open(dir.path(), ours, CoordinatorId(1));
         assert!(matches!(again, Err(StateDirError::InUse { .. })), "{again:?}");
         drop(held);

@@ -23,6 +23,7 @@ pub use log::{Event, Mark};
 
 use disk::Disk;
 use protocol::CoordinatorId;
+use protocol::admin::{DeploymentInfo, Listing, NodeHealth, NodeInfo, ReplicaPhase};
 use rustix::process::Signal;
 
 use crate::net::{Host, Net, NetError, Weather};
@@ -296,9 +297,7 @@ impl Cluster {
     pub async fn serves(&self) -> bool {
         let Some(outlook) = self.api.look().await else { return false };
         let wanted = usize::from(self.options.replicas);
-        let ready = |d: &protocol::admin::DeploymentInfo| {
-            d.replicas.iter().filter(|r| r.phase == protocol::admin::ReplicaPhase::Ready).count() >= wanted
-        };
+        let ready = |d: &DeploymentInfo| d.replicas.iter().filter(|r| r.phase == ReplicaPhase::Ready).count() >= wanted;
         if !outlook.deployment.as_ref().is_some_and(ready) {
             return false;
         }
@@ -308,6 +307,18 @@ impl Cluster {
             }
         }
         true
+    }
+
+    /// Whether it serves, somebody leads, and every node has its lease: whatever was done to it is over.
+    pub async fn is_whole(&self) -> bool {
+        let Some(Outlook { leader: Some(leader), .. }) = self.api.look().await else { return false };
+        let at = self.api.coordinators().iter().find(|c| c.id == leader).map(|c| c.admin);
+        let nodes = match at {
+            Some(at) => self.api.get::<Listing<NodeInfo>>(at, "/v1/nodes").await,
+            None => None,
+        };
+        let up = |nodes: Listing<NodeInfo>| nodes.items.iter().filter(|n| n.health == NodeHealth::Up).count();
+        nodes.map_or(0, up) == usize::from(self.options.nodes) && self.serves().await
     }
 
     /// Waits, on the client's host, until `condition` gives something.

@@ -1,10 +1,14 @@
 //! A cluster that serves, with what an undisturbed client reads of each kind of request.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cluster::{Cluster, ClusterError, Options};
 use crate::fault::{Aims, FaultError};
 use crate::streams::{Ending, Kind, Patience, Read, Reader, kinds};
+
+/// How long an election or forming a group may take before there is nobody to aim at.
+const AIMS_WITHIN: Duration = Duration::from_secs(15);
 
 /// Why there is none.
 #[derive(Debug, thiserror::Error)]
@@ -62,13 +66,14 @@ impl Scene {
         Ok(Self { cluster, reader, expected: Arc::new(expected) })
     }
 
-    /// Who has which role now.
+    /// Who has which role, once somebody leads and a replica is ready.
     ///
     /// # Errors
-    /// [`FaultError::NoAim`].
+    /// [`FaultError::NoAim`] where that does not come to pass.
     pub fn aims(&self) -> Result<Aims, FaultError> {
-        let outlook = self.cluster.on_client(self.cluster.api().look());
-        let outlook = outlook.ok_or_else(|| FaultError::NoAim("no coordinator answers".to_owned()))?;
-        Aims::of(&outlook, self.cluster.options().coordinators)
+        let coordinators = self.cluster.options().coordinators;
+        let aims = async |c: &Cluster| Aims::of(&c.api().look().await?, coordinators).ok();
+        let aims = self.cluster.wait("a leader and a replica that is ready", AIMS_WITHIN, aims);
+        aims.map_err(|late| FaultError::NoAim(late.to_string()))
     }
 }

@@ -152,6 +152,8 @@ fn measure(
     let readings: Vec<Reading> = readings.into_iter().filter_map(Result::ok).collect();
     let serves = scene.cluster.wait("it serves again", SERVES_WITHIN, async |c| c.serves().await.then_some(()));
     let serving = healed.elapsed();
+    // The next round is not to suffer from this one.
+    let whole = scene.cluster.wait("it is whole again", SERVES_WITHIN, async |c| c.is_whole().await.then_some(()));
     let events: Vec<Event> = marks.iter().flat_map(Mark::since).collect();
     let times = Times::of(fault, at, &events);
 
@@ -179,7 +181,7 @@ fn measure(
         serving.as_secs_f64(),
         row.streams
     ));
-    if let Err(late) = serves {
+    if let Err(late) = serves.and(whole) {
         table.broken.push(format!("round {round}, {fault}: {late}"));
         return Err(late.into());
     }
