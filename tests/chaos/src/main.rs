@@ -73,9 +73,9 @@ enum Verb {
         /// Rounds of each
         #[arg(long, default_value_t = 20)]
         rounds: u64,
-        /// Only faults whose words contain this
+        /// Only faults whose words contain this, or one of these
         #[arg(long)]
-        only: Option<String>,
+        only: Vec<String>,
         /// Where the table is written after each round
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
@@ -138,7 +138,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
             Ok(report.broken.is_empty() && report.all_streams().broken() == 0)
         }
         Verb::Table { rounds, only, out } => {
-            let wanted = |words: String| only.as_ref().is_none_or(|only| words.contains(only));
+            let wanted = |words: String| only.is_empty() || only.iter().any(|only| words.contains(only));
             let faults: Vec<_> = rows().into_iter().filter(|fault| wanted(fault.to_string())).collect();
             let mut scene = Scene::set(options, common.tokens, &[1])?;
             let mut keep = |table: &Table| {

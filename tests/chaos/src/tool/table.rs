@@ -27,7 +27,7 @@ const BEGINS_WITHIN: Duration = Duration::from_secs(30);
 /// The rows: each process killed and stopped, each link cut.
 #[must_use]
 pub fn rows() -> Vec<Fault> {
-    let whos = [Who::Rank(0), Who::Rank(1), Who::Agent(0), Who::Agent(1), Who::Leader, Who::Follower];
+    let whos = [Who::Rank(0), Who::Rank(1), Who::Agent(0), Who::Leader, Who::Follower];
     let mut rows: Vec<Fault> = whos.iter().flat_map(|who| [Fault::Kill(*who), Fault::Freeze(*who)]).collect();
     let places = [Place::Rank(0), Place::Rank(1), Place::Leader, Place::Follower];
     rows.extend(places.map(Fault::Unplug));
