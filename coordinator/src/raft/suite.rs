@@ -33,6 +33,14 @@ fn the_stores_pass_openrafts_suite() {
     Suite::test_all(OnDisk).expect("every test of the suite");
 }
 
+/// Agents and workers fence an earlier leader by its term alone.
+#[test]
+fn of_two_votes_of_one_term_neither_goes_before_the_other() {
+    assert!(Vote::new(5, 1) < Vote::new(6, 1));
+    assert_eq!(Vote::new(5, 1).partial_cmp(&Vote::new(5, 2)), None);
+    assert_eq!(Vote::new_committed(5, 1).partial_cmp(&Vote::new(5, 2)), None);
+}
+
 fn entry(index: u64) -> Entry {
     let lose = ReplicaCommand::Lose { replica: ReplicaId(index), epoch: Epoch(1), reason: "x".repeat(200) };
     let log_id = LogId::new(CommittedLeaderId::new(1, 1), index);
