@@ -14,6 +14,8 @@ pub mod metrics;
 mod publish;
 pub mod raft;
 mod reconcile;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod state;
 pub mod view;
 

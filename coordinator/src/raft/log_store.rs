@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use super::codec::{self, CodecError};
 use super::snapshot::write_durably;
 use super::type_config::{Entry, LogId, StorageError, StorageIOError, TypeConfig, Vote};
+use super::waits::Waits;
 
 const FILE: &str = "raft.redb";
 /// Says that there was a log here once: one that is gone took its votes along.
@@ -83,6 +84,7 @@ pub enum LogError {
 pub(super) struct LogStore {
     db: Arc<Database>,
     path: Arc<PathBuf>,
+    waits: Waits,
 }
 
 impl LogStore {
@@ -113,10 +115,16 @@ impl LogStore {
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
         let db = create(&builder).map_err(|e| file(e.into()))?;
-        let store = Self { db: Arc::new(db), path: Arc::new(path.to_owned()) };
+        let store = Self { db: Arc::new(db), path: Arc::new(path.to_owned()), waits: Waits::default() };
         store.create_tables().map_err(file)?;
         store.check()?;
         Ok(store)
+    }
+
+    /// The same log, whose writes wait in another way.
+    #[cfg(feature = "sim")]
+    pub(super) fn waiting(self, waits: Waits) -> Self {
+        Self { waits, ..self }
     }
 
     fn create_tables(&self) -> Result<(), redb::Error> {
@@ -201,7 +209,7 @@ impl LogStore {
             f(&tx)?;
             Ok(tx.commit()?)
         };
-        tokio::task::spawn_blocking(commit).await.expect("a commit does not panic, and is never aborted")
+        self.waits.run(commit).await
     }
 
     async fn put_meta(&self, durability: Durability, key: &'static str, record: Vec<u8>) -> Result<(), redb::Error> {
@@ -266,7 +274,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let records: Vec<_> = entries.into_iter().map(|e| (e.log_id.index, codec::encode(&e))).collect();
         let wrote = self
-            .write(Durability::Immediate, move |tx| {
+            .write(self.waits.durability(), move |tx| {
                 let mut table = tx.open_table(LOG)?;
                 for (index, record) in &records {
                     table.insert(*index, record.as_slice())?;

@@ -14,12 +14,15 @@ mod links;
 mod log_store;
 mod network;
 mod server;
+#[cfg(feature = "sim")]
+pub(crate) mod simulated;
 mod snapshot;
 mod state_dir;
 mod state_machine;
 #[cfg(test)]
 mod suite;
 mod type_config;
+mod waits;
 mod wires;
 
 pub use codec::CodecError;

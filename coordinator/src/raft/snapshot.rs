@@ -6,12 +6,16 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::codec::{self, CodecError};
 use super::log_store::REPLACE;
+#[cfg(feature = "sim")]
+use super::simulated::SimDisk;
 use super::type_config::{Member, NodeId};
+use super::waits::Waits;
 
 const FILE: &str = "snapshot";
 const TEMPORARY: &str = "snapshot.tmp";
@@ -55,6 +59,60 @@ pub(super) struct StoredSnapshot {
     pub(super) meta: Meta,
     /// The record of a [`crate::state::ClusterState`].
     pub(super) data: Vec<u8>,
+}
+
+/// Where a coordinator's snapshot is.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    /// A file of this directory.
+    Dir(Arc<Path>),
+    /// A simulated disk.
+    #[cfg(feature = "sim")]
+    Simulated(SimDisk),
+}
+
+impl Place {
+    /// Its name in errors.
+    pub(super) fn path(&self) -> PathBuf {
+        match self {
+            Self::Dir(dir) => dir.join(FILE),
+            #[cfg(feature = "sim")]
+            Self::Simulated(_) => PathBuf::from("simulated/snapshot"),
+        }
+    }
+
+    /// How writes of it wait.
+    pub(super) fn waits(&self) -> Waits {
+        match self {
+            Self::Dir(_) => Waits::OnThread,
+            #[cfg(feature = "sim")]
+            Self::Simulated(disk) => Waits::Simulated(disk.clone()),
+        }
+    }
+
+    /// As [`load`].
+    pub(super) fn load(&self) -> Result<Option<StoredSnapshot>, SnapshotError> {
+        match self {
+            Self::Dir(dir) => load(dir),
+            #[cfg(feature = "sim")]
+            Self::Simulated(disk) => {
+                let damaged = |source| SnapshotError::Damaged { path: self.path(), source };
+                disk.snapshot().map(|bytes| codec::decode(&bytes).map_err(damaged)).transpose()
+            }
+        }
+    }
+
+    /// As [`store`].
+    pub(super) fn store(&self, snapshot: &StoredSnapshot) -> Result<(), SnapshotError> {
+        match self {
+            Self::Dir(dir) => store(dir, snapshot),
+            #[cfg(feature = "sim")]
+            Self::Simulated(disk) => {
+                let io = |source| SnapshotError::Io { path: self.path(), source };
+                disk.put_snapshot(codec::encode(snapshot)).map_err(io)
+            }
+        }
+    }
 }
 
 /// Reads the newest snapshot of `dir`; `None` when there is none yet. Takes away what a crash left half written.

@@ -4,7 +4,7 @@
 //! what is published was applied before.
 
 use std::io::Cursor;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use openraft::storage::RaftStateMachine;
@@ -12,7 +12,7 @@ use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapsh
 use tokio::sync::watch;
 
 use super::codec;
-use super::snapshot::{self, Meta, SnapshotError, StoredSnapshot};
+use super::snapshot::{Meta, Place, SnapshotError, StoredSnapshot};
 use super::type_config::{Entry, LogId, Outcome, StorageError, StorageIOError, StoredMembership, TypeConfig};
 use crate::state::ClusterState;
 
@@ -28,7 +28,7 @@ pub struct AppliedState {
 /// The state machine; clones share one state.
 #[derive(Debug, Clone)]
 pub(super) struct StateMachine {
-    dir: Arc<PathBuf>,
+    place: Place,
     inner: Arc<Mutex<Inner>>,
     published: Arc<watch::Sender<AppliedState>>,
 }
@@ -50,18 +50,23 @@ impl StateMachine {
     /// # Errors
     /// [`SnapshotError`]: a snapshot that cannot be read or is missing, and what to do.
     pub(super) fn open(dir: &Path, purged: Option<LogId>) -> Result<Self, SnapshotError> {
+        Self::at(Place::Dir(dir.into()), purged)
+    }
+
+    /// The same, wherever the snapshot is.
+    pub(super) fn at(place: Place, purged: Option<LogId>) -> Result<Self, SnapshotError> {
         let mut inner = Inner::default();
-        if let Some(stored) = snapshot::load(dir)? {
-            let damaged = |source| SnapshotError::Damaged { path: dir.join("snapshot"), source };
+        if let Some(stored) = place.load()? {
+            let damaged = |source| SnapshotError::Damaged { path: place.path(), source };
             inner.state = Arc::new(codec::decode(&stored.data).map_err(damaged)?);
             inner.install(stored);
         }
         if let Some(purged) = purged.filter(|purged| inner.last_applied < Some(*purged)) {
             let last = inner.last_applied.map_or(0, |id| id.index);
-            return Err(SnapshotError::Behind { path: dir.join("snapshot"), last, purged: purged.index });
+            return Err(SnapshotError::Behind { path: place.path(), last, purged: purged.index });
         }
         let published = Arc::new(watch::Sender::new(inner.published()));
-        Ok(Self { dir: Arc::new(dir.to_owned()), inner: Arc::new(Mutex::new(inner)), published })
+        Ok(Self { place, inner: Arc::new(Mutex::new(inner)), published })
     }
 
     /// The applied state, always the newest.
@@ -75,10 +80,8 @@ impl StateMachine {
     }
 
     async fn store(&self, stored: StoredSnapshot) -> Result<StoredSnapshot, SnapshotError> {
-        let dir = Arc::clone(&self.dir);
-        tokio::task::spawn_blocking(move || snapshot::store(&dir, &stored).map(|()| stored))
-            .await
-            .expect("writing a file does not panic, and is never aborted")
+        let place = self.place.clone();
+        self.place.waits().run(move || place.store(&stored).map(|()| stored)).await
     }
 }
 

@@ -17,7 +17,13 @@ openraft::declare_raft_types!(
         Node = Member,
         Entry = openraft::Entry<TypeConfig>,
         SnapshotData = Cursor<Vec<u8>>,
+        AsyncRuntime = Runtime,
 );
+
+#[cfg(not(feature = "sim"))]
+type Runtime = openraft::TokioRuntime;
+#[cfg(feature = "sim")]
+type Runtime = super::simulated::SeededRuntime;
 
 /// What became of one log entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
