@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("shardglm-transport", &["shardglm-protocol"]),
     ("shardglm-node", &["shardglm-protocol", "shardglm-sharding", "shardglm-kernels", "shardglm-transport"]),
     ("shardglm-coordinator", &["shardglm-protocol", "shardglm-sharding", "shardglm-transport"]),
+    ("shardglm-sim", &["shardglm-protocol", "shardglm-transport", "shardglm-node", "shardglm-coordinator"]),
     (
         "shardglm",
         &["shardglm-protocol", "shardglm-sharding", "shardglm-transport", "shardglm-node", "shardglm-coordinator"],

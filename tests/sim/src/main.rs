@@ -1,0 +1,112 @@
+//! `shardglm-sim`: one seed with its trace, or many seeds and a table.
+#![expect(clippy::print_stdout, reason = "what it is for")]
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use sim::fault::Kind;
+use sim::invariants;
+use sim::run::{Outcome, run};
+use sim::world::Shape;
+
+#[derive(Debug, Parser)]
+#[command(about = "A whole cluster on one thread, in simulated time, by a seed")]
+struct Args {
+    /// Runs this seed and prints every event
+    #[arg(long, conflicts_with = "seeds")]
+    seed: Option<u64>,
+    /// Runs these seeds: A..B, B not among them
+    #[arg(long, value_parser = range, default_value = "0..100")]
+    seeds: std::ops::Range<u64>,
+    /// Starts no further seed after so many minutes
+    #[arg(long)]
+    minutes: Option<f64>,
+    /// How many seeds run at once
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// A bug that is put back: entries-not-synced
+    #[arg(long, value_parser = planted)]
+    plant: Option<coordinator::sim::Planted>,
+}
+
+fn range(text: &str) -> Result<std::ops::Range<u64>, String> {
+    let wrong = || format!("`{text}` is no range, expected A..B");
+    let (from, to) = text.split_once("..").ok_or_else(wrong)?;
+    Ok(from.parse().map_err(|_| wrong())?..to.parse().map_err(|_| wrong())?)
+}
+
+fn planted(text: &str) -> Result<coordinator::sim::Planted, String> {
+    match text {
+        "entries-not-synced" => Ok(coordinator::sim::Planted::EntriesNotSynced),
+        other => Err(format!("`{other}` is no bug that can be put back")),
+    }
+}
+
+/// What many runs come to.
+#[derive(Debug, Default)]
+struct Total {
+    seeds: u64,
+    events: u64,
+    faults: BTreeMap<Kind, u64>,
+    failed: Vec<Outcome>,
+}
+
+impl Total {
+    fn add(&mut self, outcome: Outcome) {
+        self.seeds += 1;
+        self.events += outcome.num_events;
+        for (kind, num) in &outcome.num_faults {
+            *self.faults.entry(*kind).or_default() += num;
+        }
+        if outcome.violation.is_some() {
+            println!("{}", outcome.report());
+            self.failed.push(outcome);
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let shape = Shape { planted: args.plant, ..Shape::default() };
+    if let Some(seed) = args.seed {
+        let outcome = run(seed, shape, true);
+        println!("seed {seed}: {} events, digest {:016x}", outcome.num_events, outcome.digest);
+        return match outcome.violation {
+            Some(violation) => {
+                println!("{violation}");
+                ExitCode::FAILURE
+            }
+            None => ExitCode::SUCCESS,
+        };
+    }
+    let started = Instant::now();
+    let until = args.minutes.map(|minutes| started + Duration::from_secs_f64(minutes * 60.0));
+    let (next, total) = (AtomicU64::new(args.seeds.start), Mutex::new(Total::default()));
+    std::thread::scope(|scope| {
+        for _ in 0..args.jobs.max(1) {
+            scope.spawn(|| {
+                while until.is_none_or(|until| Instant::now() < until) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= args.seeds.end {
+                        return;
+                    }
+                    let outcome = run(seed, shape, false);
+                    total.lock().expect("nothing panics in it").add(outcome);
+                }
+            });
+        }
+    });
+    let total = total.into_inner().expect("nothing panics in it");
+    println!("seeds {}, events {}, {:.0} s", total.seeds, total.events, started.elapsed().as_secs_f64());
+    let faults: Vec<_> = total.faults.iter().map(|(kind, num)| format!("{} {num}", kind.name())).collect();
+    println!("faults {}: {}", total.faults.values().sum::<u64>(), faults.join(", "));
+    let names: Vec<_> = invariants::all().iter().map(|i| i.name()).collect();
+    println!("invariants: {}", names.join("; "));
+    let failed: Vec<_> = total.failed.iter().map(|o| o.seed.to_string()).collect();
+    println!("failed: {}", if failed.is_empty() { "none".to_owned() } else { failed.join(", ") });
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

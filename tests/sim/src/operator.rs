@@ -1,0 +1,96 @@
+//! Who runs the cluster: puts a deployment there, and scales it up and down.
+
+use std::time::Duration;
+
+use coordinator::state::{Command, DeploymentCommand};
+use protocol::{DeploymentSpec, Dtype, Generation, ModelRecord, WorldSize};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::host::HostId;
+use crate::message::{Answer, Request};
+use crate::net::Net;
+
+/// The deployment's name.
+pub(crate) const DEPLOYMENT: &str = "main";
+/// How long one answer may take.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Pause between two changes, ms.
+const PAUSE_MS: std::ops::Range<u64> = 3_000..12_000;
+/// Pause before what failed is tried again.
+const AGAIN: Duration = Duration::from_millis(300);
+/// Replicas at first, and most of them.
+const REPLICAS: u16 = 2;
+
+/// A small model of the family; its files are never read.
+const CONFIG: &str = r#"{"architectures": ["Glm4ForCausalLM"], "vocab_size": 2048, "hidden_size": 128,
+  "intermediate_size": 352, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 16,
+  "max_position_embeddings": 32768}"#;
+
+/// The operator.
+#[derive(Debug)]
+pub(crate) struct Operator {
+    pub(crate) host: HostId,
+    pub(crate) coordinators: Vec<HostId>,
+    pub(crate) net: Net,
+    pub(crate) seed: u64,
+}
+
+impl Operator {
+    /// Works until its process is killed.
+    pub(crate) async fn run(self) {
+        let mut rng = StdRng::seed_from_u64(self.seed);
+        let mut replicas = REPLICAS;
+        loop {
+            while !self.put(&mut rng, replicas).await {
+                tokio::time::sleep(AGAIN).await;
+            }
+            tokio::time::sleep(Duration::from_millis(rng.gen_range(PAUSE_MS))).await;
+            replicas = rng.gen_range(1..=REPLICAS);
+        }
+    }
+
+    async fn ask(&self, rng: &mut StdRng, request: Request) -> Option<Answer> {
+        let to = self.coordinators[rng.gen_range(0..self.coordinators.len())];
+        self.net.call(self.host, to, request, PATIENCE).await.ok()
+    }
+
+    /// Whether that many are wanted now.
+    async fn put(&self, rng: &mut StdRng, replicas: u16) -> bool {
+        let Some(Answer::State(Ok(state))) = self.ask(rng, Request::Read).await else { return false };
+        let found = state.state.deployments.get(DEPLOYMENT).map(|d| &d.spec);
+        if found.is_some_and(|spec| spec.replicas == replicas) {
+            return true;
+        }
+        let expected = found.map(|spec| spec.generation);
+        let put = DeploymentCommand::Put { expected, spec: Box::new(spec(replicas)) };
+        let answer = self.ask(rng, Request::Write(Box::new(Command::Deployment(put)))).await;
+        matches!(answer, Some(Answer::Written(Ok(_))))
+    }
+}
+
+/// What it deploys.
+pub(crate) fn spec(replicas: u16) -> DeploymentSpec {
+    DeploymentSpec {
+        name: DEPLOYMENT.to_owned(),
+        generation: Generation(0),
+        model: ModelRecord {
+            name: "tiny".into(),
+            digest: "00".repeat(32),
+            dir: "/models/tiny".into(),
+            config_json: CONFIG.into(),
+            stored_f32: true,
+            weight_bytes: 1 << 20,
+        },
+        served_names: vec!["tiny".into()],
+        tp: WorldSize::new(2).expect("in range"),
+        replicas,
+        dtype: Dtype::F32,
+        threads_per_worker: 1,
+        kv_tokens: Some(256),
+        context_tokens: Some(128),
+        max_seqs: 4,
+        step_tokens: 64,
+        pictures: None,
+    }
+}
