@@ -111,13 +111,14 @@ impl Coordinator {
         let endpoint = Endpoint::bind(config.internal_listen, &identity, &[Role::Coordinator, Role::Node])?;
         let (view_tx, view) = watch::channel(Arc::default());
         let (pictures_tx, pictures) = watch::channel(Arc::new(Picture::unknown(Instant::now().into_std())));
-        let metrics = config.serve_metrics.then_some(pictures);
+        let metrics = config.serve_metrics.then(|| pictures.clone());
         let picture_hosts = config.picture_hosts.clone();
         let journal = Journal::default();
         let public = GatewayConfig {
             listen: config.public_listen,
             limits: config.gateway,
             picture_hosts,
+            observed: Some(pictures),
             metrics,
             journal: journal.clone(),
         };
@@ -150,7 +151,7 @@ impl Coordinator {
             admin,
             ca,
             view: view_tx,
-            pictures: config.serve_metrics.then_some(pictures_tx),
+            pictures: pictures_tx,
             journal,
         };
         serving.spawn(config, &tasks, &cancel);
@@ -260,8 +261,7 @@ struct Serving {
     admin: Admin,
     ca: ClusterCa,
     view: watch::Sender<Arc<ClusterView>>,
-    /// `None` where nobody is told.
-    pictures: Option<watch::Sender<Arc<Picture>>>,
+    pictures: watch::Sender<Arc<Picture>>,
     journal: Journal,
 }
 
@@ -276,12 +276,11 @@ impl Serving {
         let reconciler = Reconciler::new(consensus.clone(), source, config.lease);
         let sessions = Sessions::new(reconciler.lead(), consensus.leadership(), &config.members, config.lease);
         let internal = Arc::new(Internal { consensus: consensus.clone(), sessions, journal: self.journal });
+        let others = config.members.iter().map(|m| m.id).filter(|id| *id != config.id).collect();
         let joins = Joins { ca: self.ca, token: config.join_token };
         let parts = Arc::new(AdminParts { consensus: consensus.clone(), members: config.members, joins });
-        if let Some(pictures) = self.pictures {
-            tasks.spawn(metrics::follow(consensus.clone(), pictures, cancel.clone()));
-        }
-        tasks.spawn(publish::follow(consensus, self.view, cancel.clone()));
+        tasks.spawn(metrics::follow(consensus.clone(), self.pictures, cancel.clone()));
+        tasks.spawn(publish::follow(consensus, others, self.view, cancel.clone()));
         tasks.spawn(reconciler.run(cancel.clone()));
         tasks.spawn(internal.accept(self.endpoint, tasks.clone(), cancel.clone()));
         tasks.spawn(self.admin.serve(parts, tasks.clone(), cancel.clone()));

@@ -1,35 +1,65 @@
 //! Turns applied state into the one value that the gateway reads.
 //!
-//! Not here: what the gateway does with it. Invariant: what is published was committed.
+//! Not here: what the gateway does with it. Invariant: what is routed by was committed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use protocol::CoordinatorId;
 use protocol::ReplicaId;
 use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::raft::{AppliedState, Consensus};
 use crate::state::{Deployment, Phase, Replica};
-use crate::view::{ClusterView, ReadyReplica, ServedDeployment};
+use crate::view::{ClusterView, Control, ReadyReplica, ServedDeployment, UnreadyReplica};
 
-/// Publishes after each applied entry and each change of leader, until cancelled.
-pub(crate) async fn follow(consensus: Consensus, view: watch::Sender<Arc<ClusterView>>, cancel: CancellationToken) {
+/// How often it is looked which other coordinators are connected.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Publishes after each applied entry, each change of leader and each change of who is reached, until cancelled. `others` are
+/// the other coordinators.
+pub(crate) async fn follow(
+    consensus: Consensus,
+    others: BTreeSet<CoordinatorId>,
+    view: watch::Sender<Arc<ClusterView>>,
+    cancel: CancellationToken,
+) {
     let mut applied = consensus.applied();
     let mut leadership = consensus.leadership();
+    let mut control = Control { others: others.len(), ..Control::default() };
+    let mut ticks = interval(LOOK_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let failed = consensus.failed();
+    tokio::pin!(failed);
     loop {
         let leader = leadership.borrow_and_update().leader;
-        let fresh = view_of(&applied.borrow_and_update(), leader);
-        view.send_replace(Arc::new(fresh));
+        control.leaderless_since = match leader {
+            Some(_) => None,
+            None => control.leaderless_since.or_else(|| Some(Instant::now())),
+        };
+        control.unreached = others.difference(&consensus.reached()).copied().collect();
+        let fresh = view_of(&applied.borrow_and_update(), leader, control.clone());
+        view.send_if_modified(|old| {
+            let changed = **old != fresh;
+            if changed {
+                *old = Arc::new(fresh);
+            }
+            changed
+        });
         tokio::select! {
             () = cancel.cancelled() => return,
             changed = applied.changed() => if changed.is_err() { return },
             changed = leadership.changed() => if changed.is_err() { return },
+            reason = &mut failed, if control.fatal.is_none() => control.fatal = Some(reason),
+            _ = ticks.tick() => {}
         }
     }
 }
 
-fn view_of(applied: &AppliedState, leader: Option<CoordinatorId>) -> ClusterView {
+fn view_of(applied: &AppliedState, leader: Option<CoordinatorId>, control: Control) -> ClusterView {
     let state = &applied.state;
     let serve = |d: &Deployment| {
         let running = state.replicas.iter().filter(|(_, r)| r.runs(&d.spec));
@@ -47,7 +77,19 @@ fn view_of(applied: &AppliedState, leader: Option<CoordinatorId>) -> ClusterView
         }
     });
     let draining = draining.map(|(id, r)| (*id, r.epoch)).collect();
-    ClusterView { applied_index: applied.index, leader, deployments, draining }
+    let unready = state.replicas.iter().filter_map(|(id, r)| unready(*id, r)).collect();
+    ClusterView { applied_index: applied.index, leader, deployments, draining, unready, control }
+}
+
+fn unready(id: ReplicaId, replica: &Replica) -> Option<UnreadyReplica> {
+    let reason = match &replica.phase {
+        Phase::Ready { .. } => return None,
+        Phase::Waiting { reason } => reason.clone(),
+        Phase::Forming { .. } => None,
+        Phase::Draining { reason, .. } | Phase::Failed { reason } => Some(reason.clone()),
+    };
+    let (deployment, phase) = (replica.spec.name.clone(), replica.phase.name());
+    Some(UnreadyReplica { deployment, group: (id, replica.epoch), phase, reason })
 }
 
 fn ready(id: ReplicaId, replica: &Replica) -> Option<ReadyReplica> {
@@ -66,7 +108,7 @@ mod tests {
     use crate::state::{ClusterState, Command, DeploymentCommand, NodeCommand, ReplicaCommand};
 
     fn view(state: &ClusterState) -> ClusterView {
-        view_of(&AppliedState { index: 7, state: Arc::new(state.clone()) }, Some(CoordinatorId(1)))
+        view_of(&AppliedState { index: 7, state: Arc::new(state.clone()) }, Some(CoordinatorId(1)), Control::default())
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The one value through which the control plane tells the data plane what to do: the last applied state, as far as
 //! serving needs it. A gateway reads it from a `watch` channel and never asks Raft while it serves a request.
 //!
-//! Not here: anything that is not committed.
+//! Not here: anything that is routed by and not committed. What is observed (the leader, the other coordinators) is for people.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use protocol::plan::RankAddr;
 use protocol::{CoordinatorId, DeploymentSpec, Epoch, ReplicaId};
@@ -12,7 +13,7 @@ use protocol::{CoordinatorId, DeploymentSpec, Epoch, ReplicaId};
 pub type Group = (ReplicaId, Epoch);
 
 /// What is being served, as of one log index.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClusterView {
     /// Index of the last applied log entry.
     pub applied_index: u64,
@@ -22,6 +23,36 @@ pub struct ClusterView {
     pub deployments: Vec<Arc<ServedDeployment>>,
     /// Groups that finish what they have and are not routed to any more.
     pub draining: Vec<Group>,
+    /// Replicas that are not routed to, and why not.
+    pub unready: Vec<UnreadyReplica>,
+    /// How the control plane does, as seen from here.
+    pub control: Control,
+}
+
+/// A replica that is not routed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadyReplica {
+    /// Its deployment.
+    pub deployment: String,
+    /// Which incarnation it is.
+    pub group: Group,
+    /// Its phase by name.
+    pub phase: &'static str,
+    /// Why it is in that phase, where that is on record.
+    pub reason: Option<String>,
+}
+
+/// What this coordinator sees of the others and of itself. Nothing of it is needed to serve.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Control {
+    /// Since when no leader has been known; `None` while one is.
+    pub leaderless_since: Option<Instant>,
+    /// Other coordinators that there are.
+    pub others: usize,
+    /// Those of them that are not connected.
+    pub unreached: Vec<CoordinatorId>,
+    /// Why this coordinator cannot go on.
+    pub fatal: Option<String>,
 }
 
 impl ClusterView {
@@ -43,7 +74,7 @@ impl ClusterView {
 }
 
 /// One deployment and where it can be reached.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServedDeployment {
     /// What it is.
     pub spec: DeploymentSpec,

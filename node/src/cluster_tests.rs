@@ -28,7 +28,7 @@ use transport::{ClusterCa, Connection, Endpoint, Expect, NodeIdentity, RecvStrea
 use crate::agent::{AgentConfig, AgentError, run};
 
 /// Longest wait of any test.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// Longer than any worker of these tests has to wait for a processor.
 const WORKER_SILENCE: Duration = Duration::from_secs(3);
 const REPLICA: ReplicaId = ReplicaId(7);
@@ -45,18 +45,18 @@ fn worker_entry() {
     std::process::exit(i32::from(end.is_err()));
 }
 
-fn node_id() -> NodeId {
+pub(crate) fn node_id() -> NodeId {
     NodeId::new("node-1").expect("a label")
 }
 
 /// A cluster of one node whose coordinators are endpoints of the test.
-struct Cluster {
+pub(crate) struct Cluster {
     dir: tempfile::TempDir,
     coordinator: NodeIdentity,
 }
 
 impl Cluster {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let cluster = ClusterId::from_bytes([9; 16]);
         let ca = ClusterCa::create(cluster).expect("a CA");
@@ -68,7 +68,7 @@ impl Cluster {
         Self { dir, coordinator }
     }
 
-    fn endpoint(&self) -> Endpoint {
+    pub(crate) fn endpoint(&self) -> Endpoint {
         Endpoint::bind(loopback(), &self.coordinator, &[Role::Node]).expect("a port")
     }
 
@@ -80,13 +80,13 @@ impl Cluster {
         path
     }
 
-    fn real_worker(&self) -> PathBuf {
+    pub(crate) fn real_worker(&self) -> PathBuf {
         let exe = std::env::current_exe().expect("this test");
         let entry = "--exact cluster_tests::worker_entry --nocapture 3>&1 1>&2";
         self.script(&format!("SHARDGLM_TEST_WORKER=1 exec '{}' {entry}", exe.display()))
     }
 
-    fn agent(&self, worker_exe: PathBuf, coordinators: Vec<SocketAddr>) -> Agent {
+    pub(crate) fn agent(&self, worker_exe: PathBuf, coordinators: Vec<SocketAddr>) -> Agent {
         let config = AgentConfig {
             node: node_id(),
             identity_dir: self.dir.path().join("identity"),
@@ -95,6 +95,7 @@ impl Cluster {
             coordinators,
             memory_bytes: 8 << 30,
             worker_silence: WORKER_SILENCE,
+            orphan: Duration::from_secs(30),
             worker_exe,
         };
         let cancel = CancellationToken::new();
@@ -106,13 +107,13 @@ fn loopback() -> SocketAddr {
     ([127, 0, 0, 1], 0).into()
 }
 
-struct Agent {
+pub(crate) struct Agent {
     task: JoinHandle<Result<(), AgentError>>,
     cancel: CancellationToken,
 }
 
 impl Agent {
-    async fn leave(self) {
+    pub(crate) async fn leave(self) {
         self.cancel.cancel();
         let ended = tokio::time::timeout(DEADLINE, self.task).await.expect("in time");
         ended.expect("no panic").expect("no error");
@@ -120,23 +121,27 @@ impl Agent {
 }
 
 /// The leading coordinator, played by the test.
-struct Leader {
+pub(crate) struct Leader {
     _connection: Connection,
     send: SendStream,
     recv: RecvStream,
-    orders: NodeOrders,
+    pub(crate) orders: NodeOrders,
 }
 
 impl Leader {
     /// Its lease outlasts the test: it answers only while the test orders something.
-    async fn accept(endpoint: &Endpoint, term: u64) -> Self {
+    pub(crate) async fn accept(endpoint: &Endpoint, term: u64) -> Self {
         let (connection, send, recv) = accept(endpoint).await;
         let orders = NodeOrders { term: Term(term), lease_ms: 60_000, heartbeat_ms: 200, ranks: vec![] };
         Self { _connection: connection, send, recv, orders }
     }
 
     /// Gives orders, and answers reports with them until one satisfies `until`.
-    async fn order(&mut self, ranks: Vec<RankOrder>, until: impl Fn(&[WorkerStatus]) -> bool) -> Vec<WorkerStatus> {
+    pub(crate) async fn order(
+        &mut self,
+        ranks: Vec<RankOrder>,
+        until: impl Fn(&[WorkerStatus]) -> bool,
+    ) -> Vec<WorkerStatus> {
         self.orders.ranks = ranks;
         self.send_orders().await;
         let last = std::sync::Mutex::new(Vec::new());
@@ -155,12 +160,12 @@ impl Leader {
         outcome.unwrap_or_else(|_| panic!("still {:?}", last.lock().expect("no panic")))
     }
 
-    async fn send_orders(&mut self) {
+    pub(crate) async fn send_orders(&mut self) {
         self.send.send(Epoch(0), &self.orders, DEADLINE).await.expect("the lease is open");
     }
 
     /// Leads a group of `epoch` from nothing to serving; where rank 0 listens for gateways.
-    async fn form(&mut self, model: &Model, epoch: u64) -> (SocketAddr, Vec<WorkerStatus>) {
+    pub(crate) async fn form(&mut self, model: &Model, epoch: u64) -> (SocketAddr, Vec<WorkerStatus>) {
         let in_epoch = |s: &[WorkerStatus]| s.len() == model.ranks() && s.iter().all(|w| w.epoch == Epoch(epoch));
         let loaded = self
             .order(model.orders(epoch, &RankGoal::Load), |s| {
@@ -180,7 +185,7 @@ impl Leader {
     }
 }
 
-async fn accept(endpoint: &Endpoint) -> (Connection, SendStream, RecvStream) {
+pub(crate) async fn accept(endpoint: &Endpoint) -> (Connection, SendStream, RecvStream) {
     let accepting = async {
         let connection = endpoint.accept().await.expect("open");
         let (send, recv) = connection.accept_stream().await.expect("a lease stream");
@@ -190,13 +195,13 @@ async fn accept(endpoint: &Endpoint) -> (Connection, SendStream, RecvStream) {
 }
 
 /// autoglm-nano at TP 2, both ranks on the one node.
-struct Model {
+pub(crate) struct Model {
     deployment: DeploymentSpec,
     plan: Plan,
 }
 
 impl Model {
-    fn nano() -> Self {
+    pub(crate) fn nano() -> Self {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/autoglm-nano");
         let model = sharding::model_record(&dir).expect("a checkpoint");
         let spec = ModelSpec::from_config_json(&model.config_json).expect("a spec");
@@ -234,7 +239,7 @@ impl Model {
         self.plan.ranks.len()
     }
 
-    fn orders(&self, epoch: u64, goal: &RankGoal) -> Vec<RankOrder> {
+    pub(crate) fn orders(&self, epoch: u64, goal: &RankGoal) -> Vec<RankOrder> {
         let order = |rank: Rank| RankOrder {
             replica: REPLICA,
             epoch: Epoch(epoch),
@@ -248,12 +253,12 @@ impl Model {
 }
 
 /// A gateway's connection to rank 0.
-struct Gateway {
-    connection: Connection,
-    epoch: Epoch,
+pub(crate) struct Gateway {
+    pub(crate) connection: Connection,
+    pub(crate) epoch: Epoch,
 }
 
-struct Stream {
+pub(crate) struct Stream {
     send: SendStream,
     recv: RecvStream,
     epoch: Epoch,
@@ -266,7 +271,7 @@ impl Gateway {
         Self { connection, epoch: Epoch(epoch) }
     }
 
-    async fn generate(&self, resume: &[u32], max_tokens: u32) -> Stream {
+    pub(crate) async fn generate(&self, resume: &[u32], max_tokens: u32) -> Stream {
         self.generate_within(60_000, resume, max_tokens).await
     }
 
@@ -339,6 +344,19 @@ impl Stream {
         (ids, None)
     }
 
+    /// `n` tokens, of a stream that may break off.
+    pub(crate) async fn try_take(&mut self, n: usize) -> Result<Vec<u32>, String> {
+        let mut ids = Vec::new();
+        while ids.len() < n {
+            match self.next().await {
+                Ok(GenerateEvent::Started { .. }) => {}
+                Ok(GenerateEvent::Tokens { tokens, .. }) => ids.extend(tokens.iter().map(|t| t.id)),
+                end => return Err(format!("{end:?}")),
+            }
+        }
+        Ok(ids)
+    }
+
     async fn refusal(&mut self) -> Refusal {
         match self.next().await {
             Err(StreamError::Refused(refusal)) => refusal,
@@ -347,7 +365,7 @@ impl Stream {
     }
 }
 
-fn kill(worker: &WorkerStatus) {
+pub(crate) fn kill(worker: &WorkerStatus) {
     let pid = Pid::from_raw(i32::try_from(worker.pid).expect("a pid")).expect("not 0");
     kill_process(pid, Signal::KILL).expect("it lives");
 }

@@ -13,3 +13,5 @@ pub mod worker;
 
 #[cfg(test)]
 mod cluster_tests;
+#[cfg(test)]
+mod revival_tests;

@@ -42,6 +42,8 @@ pub enum Kind {
     NodeReport = 10,
     /// [`crate::lease::NodeOrders`], coordinator to node, repeated on the same stream.
     NodeOrders = 11,
+    /// [`crate::lease::StoredOrders`], on a node's disk; on no wire.
+    StoredOrders = 12,
     /// [`crate::generate::GenerateRequest`], coordinator to rank 0.
     GenerateRequest = 20,
     /// [`crate::generate::GenerateEvent`], rank 0 to coordinator, repeated.
@@ -75,6 +77,7 @@ impl Kind {
             6 => Self::JournalResponse,
             10 => Self::NodeReport,
             11 => Self::NodeOrders,
+            12 => Self::StoredOrders,
             20 => Self::GenerateRequest,
             21 => Self::GenerateEvent,
             22 => Self::EndChoice,

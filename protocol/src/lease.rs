@@ -166,3 +166,37 @@ message!(NodeOrders, NodeOrders, |o| {
     }
     o.ranks.iter().try_for_each(|r| r.plan.validate())
 });
+
+/// Most replicas whose fences a node remembers.
+pub const FENCES_MAX: usize = 4096;
+
+/// Where the ranks of one group listen, as they were told to connect.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct GroupAddrs {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// The epoch of its group.
+    pub epoch: Epoch,
+    /// Every rank of it, in rank order.
+    pub ranks: Vec<RankAddr>,
+}
+
+/// What a node keeps on its disk of its last orders, so that it can go on with them while nobody leads.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct StoredOrders {
+    /// Whose they are.
+    pub node: NodeId,
+    /// Them.
+    pub orders: NodeOrders,
+    /// Where the groups listen that have connected.
+    pub groups: Vec<GroupAddrs>,
+    /// The highest epoch that was ordered of each replica.
+    pub fences: Vec<(ReplicaId, Epoch)>,
+}
+message!(StoredOrders, StoredOrders, |s| {
+    if s.groups.len() > RANKS_PER_NODE_MAX || s.fences.len() > FENCES_MAX {
+        return Err(format!("{} groups and {} fences on one node", s.groups.len(), s.fences.len()));
+    }
+    s.node.validate().map_err(|e| e.to_string())?;
+    crate::frame::Message::validate(&s.orders)
+});

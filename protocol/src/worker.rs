@@ -26,8 +26,11 @@ pub struct WorkerSpec {
     pub deployment: DeploymentSpec,
     /// The whole group's plan.
     pub plan: Plan,
-    /// IP address on which it listens; the port is the system's choice.
+    /// IP address on which it listens; the port is the system's choice, unless `addr` says it.
     pub listen_ip: String,
+    /// Where this rank of this epoch listened before: the others and the gateways know no other address, so it listens
+    /// there again or fails. `None` for the first process of an epoch.
+    pub addr: Option<RankAddr>,
     /// Directory with the node's certificate, key and the cluster CA.
     pub identity_dir: String,
 }

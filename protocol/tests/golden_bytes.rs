@@ -13,7 +13,9 @@ use protocol::generate::{
     TokenOutput,
 };
 use protocol::journal::{AnswerFormat, JournalEntry, JournalRequest, JournalResponse, Taken, TakenIds};
-use protocol::lease::{Inventory, NodeOrders, NodeReport, RankGoal, RankOrder, WorkerPhase, WorkerStatus};
+use protocol::lease::{
+    GroupAddrs, Inventory, NodeOrders, NodeReport, RankGoal, RankOrder, StoredOrders, WorkerPhase, WorkerStatus,
+};
 use protocol::picture::{BeginPicture, Picture, PicturePlace, PictureSize, PictureWork, SeqPicture};
 use protocol::plan::RankAddr;
 use protocol::raft::{RaftCall, RaftRequest, RaftResponse};
@@ -150,6 +152,7 @@ fn samples() -> String {
         deployment: deployment(),
         plan: plan(),
         listen_ip: "127.0.0.1".to_owned(),
+        addr: Some(rank_addr()),
         identity_dir: "/var/lib/shardglm/identity".to_owned(),
     };
     let token = TokenOutput { id: 8, logprobs: Some(TokenLogprobs { chosen: -0.5, top: vec![(8, -0.5)] }) };
@@ -169,7 +172,11 @@ fn samples() -> String {
     line(&mut out, "RaftResponse", RaftResponse { body: vec![3] });
     let report = NodeReport { node: node(), incarnation: 1, inventory, workers: vec![status], leaving: false };
     line(&mut out, "NodeReport", report);
-    line(&mut out, "NodeOrders", NodeOrders { term: Term(3), lease_ms: 3000, heartbeat_ms: 500, ranks: vec![order] });
+    let orders = NodeOrders { term: Term(3), lease_ms: 3000, heartbeat_ms: 500, ranks: vec![order] };
+    line(&mut out, "NodeOrders", orders.clone());
+    let groups = vec![GroupAddrs { replica: ReplicaId(4), epoch: Epoch(5), ranks: vec![rank_addr()] }];
+    let fences = vec![(ReplicaId(4), Epoch(5))];
+    line(&mut out, "StoredOrders", StoredOrders { node: node(), orders, groups, fences });
     line(&mut out, "GenerateRequest", generate());
     line(&mut out, "Picture", Picture { rgb: vec![1, 2, 3] });
     line(&mut out, "EndChoice", EndChoice { index: 1 });

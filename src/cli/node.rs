@@ -100,6 +100,7 @@ async fn daemon(name: NodeId, args: &DaemonArgs) -> Result<(), Failure> {
         coordinators: config.coordinators.iter().map(|c| c.internal).collect(),
         memory_bytes,
         worker_silence: Duration::from_millis(config.node.worker_silence_ms),
+        orphan: Duration::from_millis(u64::from(config.node.orphan_ms)),
         worker_exe,
     };
     node::agent::run(agent, stop.token.clone()).await.map_err(|e| anyhow::Error::new(e).into())

@@ -129,6 +129,13 @@ pub(super) const KEYS: &[Key] = &[
         "ms",
         "a rank that says nothing for so long is killed; workers speak every 250 ms",
     ),
+    key(
+        "node.orphan_ms",
+        int(1_000, 86_400_000),
+        Int(30_000),
+        "ms",
+        "a node that reaches no coordinator for so long stops its ranks",
+    ),
     key("deployment.name", Kind::Label, Text("default"), "", "names it in the admin API"),
     key("deployment.model", Kind::Path, Required, "", "Hugging Face checkpoint directory, the same path on every host"),
     key("deployment.served_names", Kind::Names(16), NoNames, "", "model names for clients; none: the directory's name"),

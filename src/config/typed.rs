@@ -115,6 +115,8 @@ pub(crate) struct NodeConfig {
     pub(crate) listen_ip: IpAddr,
     /// Silence after which a worker is taken for dead, ms.
     pub(crate) worker_silence_ms: u64,
+    /// How long ranks run on while no coordinator is reached, ms.
+    pub(crate) orphan_ms: u32,
 }
 
 /// `[deployment]`

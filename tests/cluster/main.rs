@@ -14,5 +14,6 @@ mod goldens;
 mod harness;
 mod hosts;
 mod metrics;
+mod power_cut;
 mod processes;
 mod survive;

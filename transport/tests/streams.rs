@@ -291,3 +291,44 @@ mod raw {
         assert!(matches!(e, StreamError::Frame(FrameError::TooLong { .. })), "{e:?}");
     }
 }
+
+/// Nothing but a reset can end the connection within the test: the peer is silent from its death on, and a silent one is waited for.
+#[test]
+fn a_peer_that_died_is_lost_as_soon_as_its_successor_at_the_same_address_hears_of_the_connection() {
+    let start =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let patient = EndpointConfig {
+        idle_timeout: Duration::from_secs(600),
+        keep_alive: Duration::from_millis(100),
+        ..EndpointConfig::default()
+    };
+    let ca = ca(1);
+    let (server, client) = (member(&ca, Role::Node, "n1"), member(&ca, Role::Node, "n2"));
+    let (here, there) = (start(), start());
+    let bind = |at, config| Endpoint::bind_with(at, &server, &[Role::Node], config);
+    let listener = there.block_on(async { bind(ANY_PORT, patient.clone()).expect("a free port") });
+    let addr = listener.local_addr();
+    let accepting = there.spawn(async move { (listener.accept().await, listener) });
+    let (dialler, dialled) = here.block_on(async {
+        let dialler = Endpoint::bind_with(ANY_PORT, &client, &[], patient.clone()).expect("a free port");
+        let dialled = dialler.connect(addr, Expect::role(Role::Node), LONG).await.expect("let in");
+        (dialler, dialled)
+    });
+    let accepted = there.block_on(accepting).expect("no panic");
+    // Its tasks and its socket go with the runtime, without a word to anybody, as a killed process goes.
+    there.shutdown_timeout(Duration::from_secs(5));
+    drop(accepted);
+    let started = Instant::now();
+    here.block_on(async {
+        let successor = loop {
+            match bind(addr, patient.clone()) {
+                Ok(endpoint) => break endpoint,
+                Err(e) => assert!(started.elapsed() < LONG, "{e}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        let lost = tokio::time::timeout(LONG, dialled.closed()).await.expect("it is told");
+        assert_eq!(lost.to_string(), "the peer has restarted");
+        drop((successor, dialler));
+    });
+}

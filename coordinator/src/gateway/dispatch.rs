@@ -69,7 +69,7 @@ pub trait Dispatch: Send + Sync + 'static {
         deadline: Instant,
     ) -> Result<Box<dyn Events>, DispatchError>;
 
-    /// Whether rank 0 of `replica` can be reached: committed Ready says that it served once, perhaps before this
+    /// Whether rank 0 of `replica` answers: committed Ready says that it served once, perhaps before this
     /// whole cluster was started anew.
     ///
     /// # Errors

@@ -32,6 +32,7 @@
 
 mod admission;
 mod answers;
+mod attention;
 mod body;
 mod bundle;
 mod bundles;
@@ -79,6 +80,7 @@ mod unstalled;
 mod unsupported;
 mod validate;
 mod wait;
+mod watched;
 
 pub use bundle::{BundleError, check_model_files};
 pub use counters::GatewayStats;

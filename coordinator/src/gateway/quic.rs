@@ -27,6 +27,10 @@ const SILENCE: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(2500);
 /// Longest that the word that one choice has ended may take to leave.
 const END_CHOICE_TIMEOUT: Duration = Duration::from_secs(2);
+/// By which a replica is asked whether it is there, whoever asks.
+const HEALTH: Ping = Ping { nonce: 1 };
+/// By which it is asked by a request that waits for it.
+const WAITING: Ping = Ping { nonce: 0 };
 /// Most connections kept; above it those that nobody uses go.
 const CONNECTIONS_MAX: usize = 256;
 
@@ -114,7 +118,18 @@ impl Dispatch for QuicDispatch {
     }
 
     async fn reach(&self, replica: &ReadyReplica, deadline: Instant) -> Result<(), DispatchError> {
-        self.connection(replica, deadline).await.map(drop)
+        let (key, connection) = self.connection(replica, deadline).await?;
+        match connection.call::<Ping, Ping>(replica.epoch, &HEALTH, deadline).await {
+            Ok(_) => Ok(()),
+            // Of another epoch, or not serving yet.
+            Err(CallError::Refused(refusal)) => Err(refused(refusal)),
+            Err(error) => {
+                // Another process may listen there by now, which only a new connection finds. Streams on this one find out
+                // for themselves.
+                self.forget(key);
+                Err(DispatchError::Unreachable { reason: error.to_string() })
+            }
+        }
     }
 }
 
@@ -174,7 +189,7 @@ async fn alive_while<T>(
 /// closed, which tells every request on it.
 async fn alive_after_silence(connection: &Connection, epoch: Epoch) -> Result<(), DispatchError> {
     tokio::time::sleep(SILENCE).await;
-    match connection.call::<Ping, Ping>(epoch, &Ping { nonce: 0 }, PROBE_TIMEOUT).await {
+    match connection.call::<Ping, Ping>(epoch, &WAITING, PROBE_TIMEOUT).await {
         Ok(_) | Err(CallError::Refused(_) | CallError::Stream(_)) => Ok(()),
         Err(CallError::Lost(lost)) => Err(DispatchError::Lost { reason: format!("connection lost: {lost}") }),
         Err(CallError::Deadline { .. }) => {

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::{Bounds, Gate, Places};
+use super::attention::Attention;
 use super::bundles::Bundles;
 use super::counters::{Counters, GatewayStats};
 use super::dispatch::Dispatch;
@@ -24,6 +25,7 @@ use super::quic::QuicDispatch;
 use super::routes;
 use super::state::{App, unix_now};
 use super::unstalled::Unstalled;
+use super::watched::Watched;
 use crate::config::GatewayLimits;
 use crate::journal::Journal;
 use crate::metrics::Picture;
@@ -54,6 +56,8 @@ pub struct GatewayConfig {
     /// Hosts that pictures are fetched from, each a name, with a port where it is not the scheme's own; none: pictures come in
     /// requests alone.
     pub picture_hosts: Vec<String>,
+    /// What the leader has heard of workers, for health; `None`: nothing is known of that.
+    pub observed: Option<watch::Receiver<Arc<Picture>>>,
     /// What `/metrics` tells of the cluster; `None`: there is no such route.
     pub metrics: Option<watch::Receiver<Arc<Picture>>>,
     /// What keeps named streams; carried by the gateway's own tasks.
@@ -120,10 +124,15 @@ impl Gateway {
         let bounds = Bounds { tokens: config.limits.queue_tokens_max, bytes: config.limits.queue_bytes_max };
         let gate = Gate::new(bounds, view.clone());
         tasks.spawn(gate.clone().follow(draining.clone()));
+        let attention = Attention::new();
+        tasks.spawn(Arc::clone(&attention).follow(view.clone(), Arc::clone(&dispatch), stop.clone()));
+        let dispatch = Arc::new(Watched { inner: dispatch, attention: Arc::clone(&attention) });
         let app = Arc::new(App {
             view,
             bundles,
             dispatch,
+            attention,
+            observed: config.observed,
             places: Places::new(config.limits.requests_max),
             gate,
             remote: Remote::new(&config.picture_hosts)?,

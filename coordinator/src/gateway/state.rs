@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{Demand, Gate, No, Permit, Places, Waiting};
+use super::attention::Attention;
 use super::body;
 use super::bundle::Bundle;
 use super::bundles::{BundleState, Bundles};
@@ -36,6 +37,9 @@ pub(super) struct App {
     pub(super) picture_memory: PictureMemory,
     pub(super) counters: Counters,
     pub(super) limits: GatewayLimits,
+    pub(super) attention: Arc<Attention>,
+    /// What the leader has heard of workers, as last told here.
+    pub(super) observed: Option<watch::Receiver<Arc<Picture>>>,
     /// What is told of the cluster, where that is.
     pub(super) metrics: Option<watch::Receiver<Arc<Picture>>>,
     pub(super) journal: Journal,

@@ -112,6 +112,10 @@ metrics! {
     RAFT_IS_LEADER = gauge("shardglm_raft_is_leader", &[], "1 where this coordinator leads and a majority has confirmed it lately.");
     /// Raft.
     RAFT_LEADER = gauge("shardglm_raft_leader", &[], "The leader's id as this coordinator knows; 0 without one.");
+    /// Raft.
+    LEADER_KNOWN = gauge("shardglm_leader_known", &[], "1 where this coordinator knows a leader; 0: changes wait, replicas serve on.");
+    /// Raft.
+    LEADERLESS = gauge("shardglm_leaderless_seconds", &[], "For how long this coordinator has known no leader; 0 while it knows one.");
     /// Gateway.
     HTTP_RESPONSES = counter("shardglm_http_responses_total", &["route", "status"], "Responses that this coordinator's gateway has begun, by route; other is no route.");
     /// Gateway.

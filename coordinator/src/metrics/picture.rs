@@ -4,7 +4,7 @@
 //! of that node is heard, or the node is removed from the cluster; its age says how old it is.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use protocol::lease::WorkerStatus;
 use protocol::{Epoch, NodeId, Rank, ReplicaId};
@@ -17,6 +17,8 @@ use crate::reconcile::{Heard, LastReport};
 pub struct Picture {
     pub(super) applied: AppliedState,
     pub(super) leadership: Leadership,
+    /// Since when no leader has been known; `None` while one is.
+    pub(super) leaderless_since: Option<Instant>,
     /// Each node's last report.
     pub(super) reports: BTreeMap<NodeId, LastReport>,
     /// When a leader was last heard; before that, the start.
@@ -30,6 +32,7 @@ impl Picture {
         Self {
             applied: AppliedState::default(),
             leadership: Leadership::default(),
+            leaderless_since: Some(now),
             reports: BTreeMap::new(),
             heard_at: now,
         }
@@ -46,10 +49,26 @@ impl Picture {
     }
 
     /// Takes in applied state and who leads.
-    pub(crate) fn follow(&mut self, applied: AppliedState, leadership: Leadership) {
+    pub(crate) fn follow(&mut self, applied: AppliedState, leadership: Leadership, now: Instant) {
         (self.applied, self.leadership) = (applied, leadership);
+        self.leaderless_since = match leadership.leader {
+            Some(_) => None,
+            None => self.leaderless_since.or(Some(now)),
+        };
         let Self { applied, reports, .. } = self;
         reports.retain(|node, _| applied.state.nodes.contains_key(node));
+    }
+
+    /// The ranks of that group with their nodes, of reports that are at most `age_max` old at `now`.
+    pub(crate) fn workers_of(
+        &self,
+        group: (ReplicaId, Epoch),
+        now: Instant,
+        age_max: Duration,
+    ) -> Vec<(&NodeId, &WorkerStatus)> {
+        let fresh = self.reports.iter().filter(|(_, last)| now.saturating_duration_since(last.at) <= age_max);
+        let all = fresh.flat_map(|(node, last)| last.workers.iter().map(move |worker| (node, worker)));
+        all.filter(|(_, w)| (w.replica, w.epoch) == group).collect()
     }
 
     /// Rank 0 of that group, as last reported.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: an engine's metrics are those of its replica's present group; what a lost group counted is not told.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use protocol::ReplicaId;
 use protocol::lease::WorkerStatus;
@@ -22,7 +22,7 @@ const STANDINGS: [&str; 3] = ["up", "leaving", "down"];
 /// Adds what `picture` tells at `now`.
 pub(crate) fn cluster(picture: &Picture, now: Instant, families: &mut Families) {
     freshness(picture, now, families);
-    raft(picture, families);
+    raft(picture, now, families);
     let state = &picture.applied.state;
     nodes(state, families);
     deployments(state, families);
@@ -69,13 +69,16 @@ fn freshness(picture: &Picture, now: Instant, families: &mut Families) {
     }
 }
 
-fn raft(picture: &Picture, families: &mut Families) {
+fn raft(picture: &Picture, now: Instant, families: &mut Families) {
     let known = picture.leadership;
     families.add(names::BUILD, &[env!("CARGO_PKG_VERSION")], 1.0);
     families.add(names::RAFT_TERM, &[], known.term.0 as f64);
     families.add(names::RAFT_APPLIED_INDEX, &[], picture.applied.index as f64);
     families.add(names::RAFT_IS_LEADER, &[], f64::from(u8::from(known.here)));
     families.add(names::RAFT_LEADER, &[], known.leader.map_or(0, |id| id.0) as f64);
+    families.add(names::LEADER_KNOWN, &[], f64::from(u8::from(known.leader.is_some())));
+    let leaderless = picture.leaderless_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+    families.add(names::LEADERLESS, &[], leaderless.as_secs_f64());
 }
 
 fn nodes(state: &ClusterState, families: &mut Families) {

@@ -146,13 +146,15 @@ impl StorageBackend for Disk {
 struct Said {
     entries: Vec<Entry>,
     vote: Option<Vote>,
+    committed: Option<LogId>,
     purged: Option<LogId>,
 }
 
 async fn said(log: &mut LogStore) -> Said {
     let entries = log.try_get_log_entries(..).await.expect("readable");
     let vote = log.read_vote().await.expect("readable");
-    Said { entries, vote, purged: log.get_log_state().await.expect("readable").last_purged_log_id }
+    let committed = log.read_committed().await.expect("readable");
+    Said { entries, vote, committed, purged: log.get_log_state().await.expect("readable").last_purged_log_id }
 }
 
 fn open(bytes: Vec<u8>) -> Result<LogStore, LogError> {
@@ -182,18 +184,18 @@ async fn life() -> Life {
     let mut log =
         LogStore::over(Path::new("raft.redb"), |builder| builder.create_with_backend(disk.clone())).expect("empty");
     let mut life = Life { disk: disk.clone(), steps: vec![(disk.num_ops(), Said::default())], durable: vec![true] };
-    for step in 0..14 {
+    for step in 0..15 {
         let next = said(&mut log).await.entries.last().map_or(0, |e| e.log_id.index + 1);
         match step {
             2 | 7 | 13 => log.save_vote(&Vote::new(step, 2)).await.expect("written"),
             4 => log.blocking_append((next..next + 6).map(entry)).await.expect("written"),
             5 => log.truncate(log_id(next - 3)).await.expect("written"),
             9 => log.purge(log_id(2)).await.expect("written"),
-            11 => log.save_committed(Some(log_id(next - 1))).await.expect("written"),
+            11 | 14 => log.save_committed(Some(log_id(next - 1))).await.expect("written"),
             _ => log.blocking_append([entry(next)]).await.expect("written"),
         }
         life.steps.push((disk.num_ops(), said(&mut log).await));
-        life.durable.push(![9, 11].contains(&step));
+        life.durable.push(step != 9);
     }
     // The process is killed here: nothing is closed.
     std::mem::forget(log);

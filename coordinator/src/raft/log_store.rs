@@ -2,7 +2,8 @@
 //!
 //! Not here: the state that the log leads to (`state_machine`). Invariants: an entry, a vote or a truncation is on the
 //! disk before it is acknowledged; the log has no hole; a record that was changed since it was written stops the
-//! coordinator and is named. What is only an optimisation (the committed index, purging) waits for the next fsync.
+//! coordinator and is named; a committed index is on the disk before what it commits is applied, so that a coordinator that
+//! starts alone serves by what it served by before. What is only an optimisation (purging) waits for the next fsync.
 
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
@@ -259,7 +260,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
         let Some(committed) = committed else { return Ok(()) };
-        let wrote = self.put_meta(Durability::None, COMMITTED, codec::encode(&committed)).await;
+        let wrote = self.put_meta(Durability::Immediate, COMMITTED, codec::encode(&committed)).await;
         wrote.map_err(|e| StorageIOError::write(AnyError::new(&e)).into())
     }
 

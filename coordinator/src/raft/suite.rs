@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::testing::{StoreBuilder, Suite};
-use openraft::{CommittedLeaderId, EntryPayload, RaftLogReader, RaftSnapshotBuilder, StorageError};
+use openraft::{CommittedLeaderId, EntryPayload, RaftLogReader, RaftSnapshotBuilder, StorageError, StorageHelper};
 use protocol::{Epoch, ReplicaId};
 use redb::{Database, TableDefinition};
 use tempfile::TempDir;
@@ -133,4 +133,26 @@ async fn a_snapshot_that_the_log_relies_on_must_be_there() {
     fs::remove_file(dir.path().join("snapshot")).expect("there");
     let error = open().expect_err("the first ten entries are nowhere").to_string();
     assert!(error.contains("entries up to 9") && error.contains("replace this coordinator"), "{error}");
+}
+
+/// A state directory as a coordinator leaves it that is killed right after an entry was committed: the entries are on the disk,
+/// and no leader will ever say again which of them are committed.
+#[tokio::test]
+async fn a_store_that_is_opened_alone_applies_what_was_committed_and_no_more() {
+    let dir = tempfile::tempdir().expect("a directory");
+    {
+        let mut log = LogStore::open(dir.path()).expect("empty");
+        log.blocking_append((0..3).map(entry)).await.expect("written");
+        log.save_committed(Some(entry(1).log_id)).await.expect("written");
+        // Killed: what waits for the next fsync is lost.
+        std::mem::forget(log);
+    }
+    // The file of a killed process is not locked any more; that of a forgotten handle is, so it is read from a copy.
+    let copy = tempfile::tempdir().expect("a directory");
+    fs::copy(file(dir.path()), file(copy.path())).expect("readable");
+    let mut log = LogStore::open(copy.path()).expect("whole");
+    let mut state_machine = StateMachine::open(copy.path(), None).expect("no snapshot");
+    let initial = StorageHelper::new(&mut log, &mut state_machine).get_initial_state().await.expect("readable");
+    assert_eq!(initial.committed, Some(entry(1).log_id));
+    assert_eq!(state_machine.subscribe().borrow().index, 1);
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::observed::Observed;
-use super::planner::{DRAIN_MAX, FLEET_SETTLE, FORMING_STALL, backoff};
+use super::planner::{DRAIN_MAX, FLEET_SETTLE, FORMING_STALL, REVIVAL_STALL, backoff};
 use crate::state::{ClusterState, Phase};
 
 /// The next moment after `now` at which time alone changes what [`super::planner::plan`] says.
@@ -16,7 +16,8 @@ pub(super) fn next(state: &ClusterState, observed: &Observed, now: Instant) -> O
             Phase::Waiting { .. } => Some(group.since + backoff(replica.failed_formings)),
             Phase::Forming { .. } => Some(group.progress + FORMING_STALL),
             Phase::Draining { .. } => Some(group.since + DRAIN_MAX),
-            Phase::Ready { .. } | Phase::Failed { .. } => None,
+            Phase::Ready { .. } => Some(group.progress + REVIVAL_STALL),
+            Phase::Failed { .. } => None,
         }
     });
     let fleet = observed.fleet_grew.map(|at| at + FLEET_SETTLE);

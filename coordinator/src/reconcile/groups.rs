@@ -1,5 +1,8 @@
 //! What becomes of each group: committed when every rank has proved its peers, lost when a rank is gone, failed when
 //! trying again would not help, drained when its node leaves.
+//!
+//! A committed group whose ranks were started again while nobody led (at its epoch and its addresses, by their agents alone) is
+//! taken over as it is, once they serve; while they load they have [`REVIVAL_STALL`] to come further.
 
 use std::time::Instant;
 
@@ -8,7 +11,7 @@ use protocol::plan::RankAddr;
 use protocol::{Plan, RankPlan, ReplicaId};
 
 use super::observed::{Observed, RankSeen};
-use super::planner::{DRAIN_MAX, FORMING_STALL};
+use super::planner::{DRAIN_MAX, FORMING_STALL, REVIVAL_STALL};
 use crate::state::{ClusterState, Phase, Replica, ReplicaCommand, Standing};
 
 pub(super) fn plan(state: &ClusterState, observed: &Observed, now: Instant) -> Vec<ReplicaCommand> {
@@ -59,7 +62,7 @@ impl Group<'_> {
 
     /// Why the group cannot go on; `None` while it can.
     fn end(&self, plan: &Plan, now: Instant) -> Option<End> {
-        if let Some(end) = plan.ranks.iter().find_map(|r| self.rank_end(r)) {
+        if let Some(end) = plan.ranks.iter().find_map(|r| self.rank_end(r, now)) {
             return Some(end);
         }
         let seen = self.observed.groups.get(&(self.id, self.replica.epoch))?;
@@ -77,17 +80,23 @@ impl Group<'_> {
         }
     }
 
-    fn rank_end(&self, rank: &RankPlan) -> Option<End> {
+    fn rank_end(&self, rank: &RankPlan, now: Instant) -> Option<End> {
         let lost = |what: String| Some(End::Lost(format!("rank {} on {}: {what}", rank.rank, rank.node)));
         let Some(record) = self.state.nodes.get(&rank.node) else { return lost("its node is unknown".into()) };
         if let Standing::Down { reason } = &record.standing {
             return lost(format!("its node is down: {reason}"));
         }
         let report = self.observed.nodes.get(&rank.node).and_then(|s| s.report.as_ref())?;
-        if report.incarnation != record.incarnation {
+        let seen = self.seen(rank).filter(|seen| !seen.vanished);
+        let committed = match &self.replica.phase {
+            Phase::Ready { addrs, .. } => addrs.get(rank.rank.index()),
+            _ => None,
+        };
+        // An agent that was started anew may have revived the rank: then it reports it.
+        if report.incarnation != record.incarnation && (committed.is_none() || seen.is_none()) {
             return lost("its node's agent was started anew".into());
         }
-        let Some(seen) = self.seen(rank).filter(|seen| !seen.vanished) else {
+        let Some(seen) = seen else {
             let never = self.seen(rank).is_none() && matches!(self.replica.phase, Phase::Forming { .. });
             return if never { None } else { lost("it is gone".into()) };
         };
@@ -102,10 +111,24 @@ impl Group<'_> {
             (WorkerPhase::Loaded { addr, .. }, _) if !is_own(addr, rank) => {
                 lost(format!("it reports a malformed or foreign address ({addr:?})"))
             }
+            (_, Phase::Ready { .. }) if seen.addr.as_ref().is_some_and(|addr| Some(addr) != committed) => {
+                lost("it listens elsewhere than where it is routed to".into())
+            }
             (WorkerPhase::Connected | WorkerPhase::Serving, _) => None,
+            (WorkerPhase::Starting | WorkerPhase::Loading { .. } | WorkerPhase::Loaded { .. }, Phase::Ready { .. })
+                if self.comes_back(now) =>
+            {
+                None
+            }
             (other, Phase::Ready { .. }) => lost(format!("it is {} in a committed group", name(other))),
             _ => None,
         }
+    }
+
+    /// Whether one of the group's ranks has lately come further.
+    fn comes_back(&self, now: Instant) -> bool {
+        let seen = self.observed.groups.get(&(self.id, self.replica.epoch));
+        seen.is_some_and(|group| now < group.progress + REVIVAL_STALL)
     }
 
     /// The rank's address, once it has proved its peers.

@@ -11,6 +11,8 @@ use crate::state::{ClusterState, Command};
 
 /// A group none of whose ranks came further for so long is given up.
 pub(super) const FORMING_STALL: Duration = Duration::from_secs(60);
+/// A committed group whose ranks come back by themselves, and none of which came further for so long, is formed anew.
+pub(super) const REVIVAL_STALL: Duration = Duration::from_secs(10);
 /// Longest time that a draining group may take to finish what runs.
 pub(super) const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// With fewer nodes than ranks, a first group waits so long for another node to appear.

@@ -9,7 +9,7 @@ use protocol::{Epoch, NodeId, ReplicaId, Term};
 
 use super::observed::Observed;
 use super::orders::{grace, orders};
-use super::planner::{DRAIN_MAX, FORMING_STALL, plan};
+use super::planner::{DRAIN_MAX, FORMING_STALL, REVIVAL_STALL, plan};
 use super::{deadlines, planner};
 use crate::config::LeaseTimings;
 use crate::state::fixtures::{addr, inventory, node, spec};
@@ -17,6 +17,8 @@ use crate::state::{ClusterState, Command, DeploymentCommand, NodeCommand, Phase,
 
 const LEASE: LeaseTimings = LeaseTimings { heartbeat_ms: 100, lease_ms: 500 };
 const ROOMY: u64 = 1 << 30;
+/// Heartbeats for which a rank that comes back may stand still.
+const BEATS_TO_STALL: usize = REVIVAL_STALL.as_millis() as usize / LEASE.heartbeat_ms as usize;
 /// Planning twice more than this without news would be a loop.
 const ROUNDS_MAX: usize = 12;
 
@@ -221,6 +223,66 @@ fn an_agent_that_was_started_anew_costs_an_epoch_although_its_lease_never_ran_ou
     world.beats(8);
     assert_eq!(world.ready_epoch(), Some(Epoch(2)));
     assert_eq!(world.state.nodes[&node(2)].incarnation, 2);
+}
+
+/// A group of two whose second rank was started again, by an agent that was too, while nobody led; under a new leader.
+fn revived(phase: WorkerPhase) -> World {
+    let mut world = World::new(2, 1, 2);
+    world.beats(12);
+    let agent = world.nodes.get_mut(&node(2)).expect("there");
+    agent.incarnation = 2;
+    agent.stuck = true;
+    agent.workers[0].phase = phase;
+    world.new_leader();
+    world
+}
+
+fn loaded_at(rank: u16, name: NodeId) -> WorkerPhase {
+    WorkerPhase::Loaded { addr: addr(rank, name), bytes_read: 1 }
+}
+
+#[test]
+fn a_group_that_was_revived_without_a_leader_is_taken_over_as_it_is() {
+    let mut world = revived(WorkerPhase::Serving);
+    world.beats(20);
+    assert_eq!(world.ready_epoch(), Some(Epoch(1)));
+    assert_eq!(world.state.nodes[&node(2)].incarnation, 2, "its agent's new start is on record");
+}
+
+#[test]
+fn a_rank_that_is_coming_back_gets_a_while_and_no_longer() {
+    let mut world = revived(WorkerPhase::Starting);
+    world.beats(5);
+    let worker = |world: &mut World, phase| {
+        world.nodes.get_mut(&node(2)).expect("there").workers[0].phase = phase;
+    };
+    worker(&mut world, loaded_at(1, node(2)));
+    world.nodes.values_mut().for_each(|n| n.stuck = true);
+    world.beats(BEATS_TO_STALL / 2);
+    assert_eq!(world.ready_epoch(), Some(Epoch(1)));
+    worker(&mut world, WorkerPhase::Serving);
+    world.beats(5);
+    assert_eq!(world.ready_epoch(), Some(Epoch(1)), "it came back");
+
+    let mut world = revived(WorkerPhase::Starting);
+    world.beats(3);
+    assert_eq!(world.ready_epoch(), Some(Epoch(1)));
+    let due = deadlines::next(&world.state, &world.observed, world.now).expect("it is waited for");
+    assert!(due <= world.now + REVIVAL_STALL);
+    world.beats(BEATS_TO_STALL + 1);
+    assert_ne!(world.ready_epoch(), Some(Epoch(1)));
+}
+
+#[test]
+fn a_revived_rank_at_another_address_and_a_missing_one_cost_an_epoch() {
+    let mut elsewhere = revived(loaded_at(7, node(2)));
+    elsewhere.beat();
+    let mut missing = revived(WorkerPhase::Serving);
+    missing.nodes.get_mut(&node(2)).expect("there").workers.clear();
+    missing.beat();
+    for world in [elsewhere, missing] {
+        assert_ne!(world.ready_epoch(), Some(Epoch(1)));
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `/v1/completions`, `/v1/models` and health.
+//! `/v1/completions` and `/v1/models`.
 
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -93,33 +93,6 @@ async fn models_are_listed_under_every_name() {
     assert_eq!(h.get("/v1/models/org/alias").await.json()["id"], "org/alias");
     let error = h.get("/v1/models/nope").await.error();
     assert_eq!((&error["code"], &error["param"]), (&json!("model_not_found"), &json!("model")));
-}
-
-#[tokio::test]
-async fn health_says_what_is_missing() {
-    let h = Harness::unready(vec![], coordinator::GatewayLimits::default()).await;
-    assert_eq!(h.get("/health/live").await.status, 200);
-    assert_eq!(h.get("/health/startup").await.status, 503);
-    assert_eq!(h.get("/health/ready").await.json()["reasons"], json!(["no deployment is known"]));
-    h.serve(0);
-    assert_eq!(h.get("/health/startup").await.status, 200);
-    let told = h.get("/health/ready").await;
-    assert_eq!(told.status, 503);
-    assert_eq!(told.json()["reasons"][0], "deployment `main`: no replica is ready, 1 wanted");
-    h.serve(1);
-    h.until_ready().await;
-    let told = h.get("/health/ready").await.json();
-    assert_eq!(
-        told["deployments"],
-        json!([{"name": "main", "generation": 1, "replicas_wanted": 1, "replicas_ready": 1}])
-    );
-    h.seen.reachable.send_replace(false);
-    let told = h.get("/health/ready").await;
-    assert_eq!(told.status, 503, "committed Ready is not enough");
-    assert_eq!(told.json()["reasons"][0], "deployment `main`: cannot reach the replica: nobody listens");
-    h.seen.reachable.send_replace(true);
-    h.serve(0);
-    assert_eq!(h.get("/health/ready").await.status, 503);
 }
 
 #[tokio::test]

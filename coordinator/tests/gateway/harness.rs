@@ -92,6 +92,7 @@ impl Harness {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             limits,
             picture_hosts: Vec::new(),
+            observed: None,
             metrics: None,
             journal,
         };

@@ -97,6 +97,7 @@ async fn a_port_in_use_is_named() {
         listen: h.gateway.addr(),
         limits: GatewayLimits::default(),
         picture_hosts: Vec::new(),
+        observed: None,
         metrics: None,
         journal: coordinator::journal::Journal::default(),
     };

@@ -10,6 +10,7 @@ mod echo;
 mod errors;
 mod files;
 mod harness;
+mod health;
 mod lifecycle;
 mod model;
 mod phone;

@@ -84,6 +84,7 @@ async fn three((scripted, seen): (Arc<Scripted>, Seen), hears: Hears) -> Three {
             listen: ([127, 0, 0, 1], 0).into(),
             limits: GatewayLimits::default(),
             picture_hosts: Vec::new(),
+            observed: None,
             metrics: None,
             journal,
         };

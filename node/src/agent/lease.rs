@@ -1,7 +1,9 @@
 //! The lease client: finds the leader, reports at once on every change and at each heartbeat, and passes orders on.
 //!
-//! Not here: what orders lead to. When no coordinator can be reached the ranks run on; this task only keeps trying.
+//! Not here: what orders lead to, and what a node may do without a lease (`standing`); this task only keeps trying, and says
+//! what it hears.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use protocol::frame::RefusalCode;
@@ -13,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use transport::{ConnectError, Endpoint, Expect, SendStream, StreamError};
 
 use super::dialer::{Dialer, Miss, leader_hint};
+use super::standing::Said;
 use super::supervisor::Event;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
@@ -39,17 +42,32 @@ enum SessionEnd {
     Cancelled,
 }
 
-/// Keeps the lease until cancelled. Reports are taken from `reports`, orders go to `events`.
+/// How long the node may act on `orders`, within bounds of its own.
+pub(super) fn held(orders: &NodeOrders) -> Duration {
+    Duration::from_millis(u64::from(orders.lease_ms)).clamp(LEASE_MIN, LEASE_MAX)
+}
+
+/// To whom the lease's task speaks.
+#[derive(Debug, Clone)]
+pub(super) struct Voice {
+    /// Orders.
+    pub(super) events: mpsc::Sender<Event>,
+    /// What coordinators say that do not grant the lease.
+    pub(super) refusals: mpsc::Sender<(SocketAddr, Said)>,
+}
+
+/// Keeps the lease until cancelled. Reports are taken from `reports`, orders and refusals go to `voice`.
 pub(super) async fn keep(
     endpoint: Endpoint,
     mut dialer: Dialer,
     mut reports: watch::Receiver<NodeReport>,
-    events: mpsc::Sender<Event>,
+    voice: Voice,
     cancel: CancellationToken,
 ) {
     loop {
         let addr = dialer.target();
-        let mut session = Session { reports: &mut reports, events: &events, cancel: &cancel, dialer: &mut dialer };
+        let mut session =
+            Session { reports: &mut reports, events: &voice.events, cancel: &cancel, dialer: &mut dialer };
         let end = session.run(&endpoint, addr).await;
         let miss = match &end {
             SessionEnd::Cancelled => return,
@@ -62,6 +80,14 @@ pub(super) async fn keep(
             Miss::NotLeader(_) => tracing::debug!(%addr, "this coordinator does not lead"),
             Miss::Lost => tracing::warn!(%addr, reason = %end, "no lease from this coordinator"),
         }
+        let said = match (&end, miss) {
+            (_, Miss::NotLeader(None)) => Said::NoLeader,
+            // It leads and does not want this node, or it is of another mind than its cluster: nothing to rely on.
+            (_, Miss::NotLeader(Some(_))) | (SessionEnd::Stream(StreamError::Refused(_)), _) => Said::LeaderIs,
+            _ => Said::Nothing,
+        };
+        // The agent's loop ends after this task; an error can only mean that it is being dropped.
+        let _ = voice.refusals.send((addr, said)).await;
         let pause = dialer.missed(miss);
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -87,18 +113,14 @@ enum Wake {
 }
 
 impl Session<'_> {
-    async fn run(&mut self, endpoint: &Endpoint, addr: std::net::SocketAddr) -> SessionEnd {
+    async fn run(&mut self, endpoint: &Endpoint, addr: SocketAddr) -> SessionEnd {
         match self.talk(endpoint, addr).await {
             Err(end) => end,
             Ok(never) => match never {},
         }
     }
 
-    async fn talk(
-        &mut self,
-        endpoint: &Endpoint,
-        addr: std::net::SocketAddr,
-    ) -> Result<std::convert::Infallible, SessionEnd> {
+    async fn talk(&mut self, endpoint: &Endpoint, addr: SocketAddr) -> Result<std::convert::Infallible, SessionEnd> {
         let cancel = self.cancel.clone();
         let connecting = endpoint.connect(addr, Expect::role(Role::Coordinator), CONNECT_DEADLINE);
         let connection = tokio::select! {
@@ -141,7 +163,7 @@ impl Session<'_> {
                     let asked = ms(orders.heartbeat_ms).clamp(HEARTBEAT_MIN, HEARTBEAT_MAX);
                     report_at = report_at.min(Instant::now() + asked);
                     heartbeat = asked;
-                    silent_at = Instant::now() + ms(orders.lease_ms).clamp(LEASE_MIN, LEASE_MAX);
+                    silent_at = Instant::now() + held(&orders);
                     // The agent's loop ends after this task; an error can only mean that it is being dropped.
                     let _ = self.events.send(Event::Orders(orders)).await;
                 }

@@ -6,13 +6,16 @@
 //!  lease task ◀────── report (watch) ──────── │ apply → Vec<Command>  │ ◀─ said, exited ────── (a task each)
 //!                                             └───────────────────────┘
 //! ```
-//! Not here: the model, Raft, joining a cluster. [`supervisor`] decides, the rest carries out.
-//! Invariant: ranks run on while no coordinator can be reached; they end when the agent ends.
+//! Not here: the model, Raft, joining a cluster. [`supervisor`] decides, [`standing`] says whether the node may act alone, the
+//! rest carries out. Invariants: while nobody leads, ranks run on and those that die come back, from the orders on disk if need
+//! be ([`last_orders`]); a node that is cut off from a leader stops them; they end when the agent ends.
 
 mod dialer;
 mod hearing;
 pub mod inventory;
+pub mod last_orders;
 mod lease;
+pub mod standing;
 pub mod state;
 pub mod supervisor;
 mod worker_process;
@@ -25,6 +28,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use protocol::NodeId;
 use protocol::identity::{Identity, Role};
 use protocol::lease::{Inventory, NodeReport, RankOrder};
+use protocol::plan::RankAddr;
 use protocol::worker::{ToWorker, WorkerSpec};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -34,12 +38,17 @@ use transport::{BindError, Endpoint, NodeIdentity};
 
 use self::dialer::Dialer;
 use self::inventory::InventoryError;
+use self::standing::{Lookout, Said, Standing};
 use self::state::{NodeState, StateError};
 use self::supervisor::{Command, Event, RankKey, Supervisor, key_of};
 use self::worker_process::{INBOX_MAX, ProcessCommand};
 
 /// Events that may wait for the agent's loop; whoever has more waits.
 const EVENTS_MAX: usize = 256;
+/// Refusals of the lease that may wait for the agent's loop.
+const REFUSALS_MAX: usize = 32;
+/// How long a lease is taken to run where none is known: of orders that were never given, or say nothing of use.
+const LEASE_USUAL: Duration = Duration::from_secs(3);
 /// How long the lease's last report and the endpoint's close may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -60,6 +69,8 @@ pub struct AgentConfig {
     pub memory_bytes: u64,
     /// A worker that says nothing for so long is taken for dead.
     pub worker_silence: Duration,
+    /// How long ranks run on while no coordinator at all can be reached.
+    pub orphan: Duration,
     /// The program that is started as `… worker --replica R --epoch E --rank K`.
     pub worker_exe: PathBuf,
 }
@@ -125,6 +136,23 @@ fn is_news(last: &NodeReport, report: &NodeReport) -> bool {
     bare(last) != bare(report)
 }
 
+/// A supervisor with the orders that are on disk, and for how long their lease ran. Orders that cannot be read are told and left
+/// where they are: the next ones replace them, and until then this node can do nothing by itself.
+fn remembered(config: &AgentConfig, state: &NodeState) -> (Supervisor, Duration) {
+    match last_orders::load(&config.state_dir, &config.node) {
+        Ok(Some(kept)) => {
+            let lease = lease::held(&kept.orders);
+            tracing::info!(ranks = kept.orders.ranks.len(), term = kept.orders.term.0, "last orders found");
+            (Supervisor::restored(state.term(), config.worker_silence, kept), lease)
+        }
+        Ok(None) => (Supervisor::new(state.term(), config.worker_silence), LEASE_USUAL),
+        Err(e) => {
+            tracing::error!(error = %e, "the last orders cannot be used; ranks start when a leader orders them");
+            (Supervisor::new(state.term(), config.worker_silence), LEASE_USUAL)
+        }
+    }
+}
+
 /// The agent's loop and all that it owns.
 struct Agent {
     config: AgentConfig,
@@ -137,6 +165,11 @@ struct Agent {
     events_tx: mpsc::Sender<Event>,
     reports: watch::Sender<NodeReport>,
     inboxes: BTreeMap<RankKey, mpsc::Sender<ProcessCommand>>,
+    lookout: Lookout,
+    standing: Standing,
+    refusals: mpsc::Receiver<(SocketAddr, Said)>,
+    /// [`Supervisor::changes`] as of what is on disk.
+    kept: u64,
     /// The lease and a task a process.
     tasks: JoinSet<()>,
     stop_lease: CancellationToken,
@@ -169,8 +202,12 @@ impl Agent {
         let stop_lease = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let dialer = Dialer::new(config.coordinators.clone());
-        tasks.spawn(lease::keep(endpoint.clone(), dialer, receiver, events_tx.clone(), stop_lease.clone()));
-        let supervisor = Supervisor::new(state.term(), config.worker_silence);
+        let (refusals_tx, refusals) = mpsc::channel(REFUSALS_MAX);
+        let voice = lease::Voice { events: events_tx.clone(), refusals: refusals_tx };
+        tasks.spawn(lease::keep(endpoint.clone(), dialer, receiver, voice, stop_lease.clone()));
+        let (supervisor, lease) = remembered(&config, &state);
+        let lookout = Lookout::new(&config.coordinators, lease, config.orphan, Instant::now());
+        let kept = supervisor.changes();
         let inboxes = BTreeMap::new();
         tracing::info!(node_id = %config.node, cores = inventory.cores, memory_bytes = inventory.memory_bytes, "agent up");
         Ok(Self {
@@ -184,6 +221,10 @@ impl Agent {
             events_tx,
             reports,
             inboxes,
+            lookout,
+            standing: Standing::Led,
+            refusals,
+            kept,
             tasks,
             stop_lease,
         })
@@ -193,13 +234,15 @@ impl Agent {
         while !(self.supervisor.is_leaving() && self.supervisor.is_empty()) {
             let event = self.select(cancel).await?;
             self.handle(event);
+            self.look_out();
         }
         Ok(())
     }
 
     /// The one place where the agent waits.
     async fn select(&mut self, cancel: &CancellationToken) -> Result<Event, AgentError> {
-        let deadline = self.supervisor.next_deadline();
+        let standing_until = self.lookout.next_change(Instant::now());
+        let deadline = self.supervisor.next_deadline().into_iter().chain(standing_until).min();
         let tick = async {
             match deadline {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -209,6 +252,10 @@ impl Agent {
         tokio::select! {
             () = cancel.cancelled(), if !self.supervisor.is_leaving() => Ok(Event::Leave),
             Some(event) = self.events.recv() => Ok(event),
+            Some((addr, said)) = self.refusals.recv() => {
+                self.lookout.refused(addr, said, Instant::now());
+                Ok(Event::Tick)
+            }
             Some(ended) = self.tasks.join_next() => match ended {
                 Err(e) => Err(AgentError::Task { reason: e.to_string() }),
                 // A process's task; what it had to say is in the events. The lease's ends only in `close`.
@@ -226,8 +273,13 @@ impl Agent {
                 tracing::info!(replica_id = key.replica.0, epoch = key.epoch.0, rank = key.rank.0, %how, "worker gone");
                 self.inboxes.remove(key);
             }
+            if let Event::Orders(orders) = &event
+                && orders.term >= self.supervisor.term()
+            {
+                self.lookout.granted(lease::held(orders), Instant::now());
+            }
             let commands = self.supervisor.apply(event, Instant::now());
-            self.remember_term();
+            self.remember();
             for command in commands {
                 queue.extend(self.execute(command));
             }
@@ -240,10 +292,34 @@ impl Agent {
         });
     }
 
-    /// A disk that fails must not stop ranks that serve: the fence then holds as long as this process does.
-    fn remember_term(&mut self) {
+    /// Says what the node may do by itself, where that has changed.
+    fn look_out(&mut self) {
+        let standing = self.lookout.standing(Instant::now());
+        if standing == self.standing {
+            return;
+        }
+        match standing {
+            Standing::Led => tracing::info!("a leader is there again"),
+            Standing::Seeking => tracing::warn!("the lease ran out; ranks run on while a leader is looked for"),
+            Standing::Alone => tracing::warn!("nobody leads; ranks run on, and those that die are started again"),
+            Standing::Orphaned(cut) => tracing::warn!(?cut, "cut off from the cluster; ranks are stopped"),
+        }
+        self.standing = standing;
+        self.handle(Event::Standing(standing));
+    }
+
+    /// A disk that fails must not stop ranks that serve: fences then hold as long as this process does.
+    fn remember(&mut self) {
         if let Err(e) = self.state.raise_term(self.supervisor.term()) {
             tracing::error!(term = self.supervisor.term().0, error = %e, "the term could not be made durable");
+        }
+        let changes = self.supervisor.changes();
+        if changes != self.kept {
+            self.kept = changes;
+            let kept = self.supervisor.kept(&self.config.node);
+            if let Err(e) = last_orders::save(&self.config.state_dir, &kept) {
+                tracing::error!(error = %e, "the orders could not be made durable");
+            }
         }
     }
 
@@ -260,7 +336,8 @@ impl Agent {
     /// Carries out one command; what came of it at once, if anything.
     fn execute(&mut self, command: Command) -> Option<Event> {
         match command {
-            Command::Spawn(order) => Some(self.spawn(*order)),
+            Command::Spawn(order) => Some(self.spawn(*order, None)),
+            Command::Revive { order, addr } => Some(self.spawn(*order, Some(addr))),
             Command::Tell { key, message } => {
                 self.send(key, ProcessCommand::Tell(Box::new(message)));
                 None
@@ -276,8 +353,8 @@ impl Agent {
         }
     }
 
-    fn spawn(&mut self, order: RankOrder) -> Event {
-        let key = key_of(&order);
+    fn spawn(&mut self, order: RankOrder, addr: Option<RankAddr>) -> Event {
+        let (key, revived) = (key_of(&order), addr.is_some());
         let child = match worker_process::spawn(&self.config.worker_exe, key) {
             Ok(child) => child,
             Err(e) => {
@@ -286,15 +363,22 @@ impl Agent {
             }
         };
         let pid = child.id().unwrap_or(0);
-        tracing::info!(replica_id = key.replica.0, epoch = key.epoch.0, rank = key.rank.0, pid, "worker started");
+        tracing::info!(
+            replica_id = key.replica.0,
+            epoch = key.epoch.0,
+            rank = key.rank.0,
+            pid,
+            revived,
+            "worker started"
+        );
         let (inbox, receiver) = mpsc::channel(INBOX_MAX);
         self.inboxes.insert(key, inbox);
         self.tasks.spawn(worker_process::drive(child, key, receiver, self.events_tx.clone()));
-        self.send(key, ProcessCommand::Tell(Box::new(ToWorker::Start(Box::new(self.spec(order))))));
+        self.send(key, ProcessCommand::Tell(Box::new(ToWorker::Start(Box::new(self.spec(order, addr))))));
         Event::Started { key, pid }
     }
 
-    fn spec(&self, order: RankOrder) -> WorkerSpec {
+    fn spec(&self, order: RankOrder, addr: Option<RankAddr>) -> WorkerSpec {
         WorkerSpec {
             node: self.config.node.clone(),
             replica: order.replica,
@@ -304,6 +388,7 @@ impl Agent {
             plan: order.plan,
             listen_ip: self.config.listen_ip.to_string(),
             identity_dir: self.config.identity_dir.display().to_string(),
+            addr,
         }
     }
 

@@ -1,9 +1,10 @@
 //! Which workers should run, and what to tell them: the agent's decision core. `(state, event, now)` in, commands out.
 //!
 //! Not here: processes, pipes, the lease; no clock and no task.
-//! Invariants: orders of a lower term, and ranks of a lower epoch of their replica, are never acted on; one
-//! (replica, epoch, rank) is started at most once; a rank's memory is free before the next epoch's rank of the same
-//! replica starts; a rank is taken for dead only when its pipe is empty (docs/design/0009-who-is-alive.md).
+//! Invariants: orders of a lower term, and ranks of a lower epoch of their replica, are never acted on; of one
+//! (replica, rank) at most one process lives; while somebody leads, one (replica, epoch, rank) is started at most once; a
+//! rank's memory is free before the next epoch's rank of the same replica starts; a rank is taken for dead only when its pipe is
+//! empty (docs/design/0009-who-is-alive.md).
 //!
 //! ```text
 //!             ordered                     Loaded, goal Connect      Connected, goal Serve
@@ -17,15 +18,28 @@
 //!                          │ no longer ordered                          no longer ordered     │ exit
 //!                          └──────────▶ (absent) ◀────────────────────────────────────────────┘
 //! ```
+//! While nobody leads ([`Standing::Alone`]) a rank of a committed group that is Ended, or absent, is started again at its
+//! epoch and address when [`revival`] says so, and is led to Serve by the orders that it has. An orphaned node
+//! ([`Standing::Orphaned`]) takes every rank for one that is not ordered. Orders that were read from disk
+//! ([`Supervisor::restored`]) start nothing in any other standing.
+
+pub mod revival;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use protocol::lease::{NodeOrders, RANKS_PER_NODE_MAX, RankGoal, RankOrder, WorkerPhase, WorkerStatus};
+use protocol::lease::{
+    FENCES_MAX, GroupAddrs, NodeOrders, RANKS_PER_NODE_MAX, RankGoal, RankOrder, StoredOrders, WorkerPhase,
+    WorkerStatus,
+};
+use protocol::plan::RankAddr;
 use protocol::stats::EngineStats;
 use protocol::worker::{EngineLoad, FromWorker, ToWorker};
-use protocol::{Epoch, Rank, ReplicaId, Term};
+use protocol::{Epoch, NodeId, Rank, ReplicaId, Term};
+
+use self::revival::{Due, Revivals};
+use super::standing::Standing;
 
 use super::hearing::{Ear, Hearing};
 
@@ -82,6 +96,8 @@ pub enum Event {
         /// How, in one line.
         how: String,
     },
+    /// The node stands otherwise than before; new orders put it at [`Standing::Led`] by themselves.
+    Standing(Standing),
     /// A deadline may have passed.
     Tick,
     /// The agent shuts down.
@@ -93,6 +109,13 @@ pub enum Event {
 pub enum Command {
     /// Start a worker for this order and send it its spec.
     Spawn(Box<RankOrder>),
+    /// The same, for a rank that died: it must listen where it did.
+    Revive {
+        /// What it runs.
+        order: Box<RankOrder>,
+        /// Where it listened.
+        addr: RankAddr,
+    },
     /// Pass a message on.
     Tell {
         /// To which worker.
@@ -140,6 +163,18 @@ struct Worker {
 }
 
 impl Worker {
+    fn starting(now: Instant) -> Self {
+        Self {
+            process: Process::Running { told: Told::Load },
+            pid: 0,
+            phase: WorkerPhase::Starting,
+            bytes_read: 0,
+            load: None,
+            stats: None,
+            hearing: Hearing::new(now),
+        }
+    }
+
     fn lives(&self) -> bool {
         self.process != Process::Ended
     }
@@ -160,6 +195,18 @@ pub struct Supervisor {
     workers: BTreeMap<RankKey, Worker>,
     leaving: bool,
     ear: Ear,
+    standing: Standing,
+    /// The orders were read from disk: no leader has given any yet.
+    stored: bool,
+    /// How often what is to be kept on disk has changed.
+    changes: u64,
+    /// How long the leader let orders hold, and wanted to hear, ms.
+    timings: (u32, u32),
+    /// Where the ranks of the groups that are ordered listen, as told when they were to connect.
+    groups: BTreeMap<(ReplicaId, Epoch), Vec<RankAddr>>,
+    revivals: Revivals,
+    /// When the next rank may be revived.
+    revive_at: Option<Instant>,
 }
 
 impl Supervisor {
@@ -174,7 +221,46 @@ impl Supervisor {
             workers: BTreeMap::new(),
             leaving: false,
             ear: Ear::new(silence),
+            standing: Standing::default(),
+            stored: false,
+            changes: 0,
+            timings: (0, 0),
+            groups: BTreeMap::new(),
+            revivals: Revivals::default(),
+            revive_at: None,
         }
+    }
+
+    /// The same, with the orders that were kept on disk.
+    #[must_use]
+    pub fn restored(term: Term, silence: Duration, kept: StoredOrders) -> Self {
+        let StoredOrders { orders, groups, fences, .. } = kept;
+        let term = term.max(orders.term);
+        let mut restored = Self { stored: true, fences: fences.into_iter().collect(), ..Self::new(term, silence) };
+        restored.groups = groups.into_iter().map(|g| ((g.replica, g.epoch), g.ranks)).collect();
+        restored.replace_orders(orders);
+        restored
+    }
+
+    /// What must be kept on disk, for `node`; changed whenever [`Self::changes`] has.
+    #[must_use]
+    pub fn kept(&self, node: &NodeId) -> StoredOrders {
+        let (lease_ms, heartbeat_ms) = self.timings;
+        let orders =
+            NodeOrders { term: self.term, lease_ms, heartbeat_ms, ranks: self.orders.values().cloned().collect() };
+        let group = |((replica, epoch), ranks): (&(ReplicaId, Epoch), &Vec<RankAddr>)| GroupAddrs {
+            replica: *replica,
+            epoch: *epoch,
+            ranks: ranks.clone(),
+        };
+        let groups = self.groups.iter().map(group).collect();
+        StoredOrders { node: node.clone(), orders, groups, fences: self.fences.iter().map(|(r, e)| (*r, *e)).collect() }
+    }
+
+    /// A number that grows with each change of [`Self::kept`].
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// The highest term obeyed.
@@ -201,7 +287,7 @@ impl Supervisor {
         let kill_at = |w: &Worker| if let Process::Stopping { kill_at } = w.process { kill_at } else { None };
         let judged = self.workers.values().filter(|w| w.is_judged()).map(|w| &w.hearing);
         let listening = self.ear.next_deadline(judged);
-        self.workers.values().filter_map(kill_at).chain(listening).min()
+        self.workers.values().filter_map(kill_at).chain(listening).chain(self.revive_at).min()
     }
 
     /// Every worker, for the report.
@@ -238,10 +324,12 @@ impl Supervisor {
                 commands.extend(self.reconcile(now));
                 return commands;
             }
-            Event::Exited { key, how } => self.bury(key, how),
+            Event::Exited { key, how } => self.bury(key, how, now),
+            Event::Standing(standing) => self.standing = standing,
             Event::Tick => {
                 let mut commands = self.kill_overdue(now);
                 commands.extend(self.look_at_the_silent(now));
+                commands.extend(self.reconcile(now));
                 return commands;
             }
             Event::Leave => self.leaving = true,
@@ -255,12 +343,35 @@ impl Supervisor {
             return;
         }
         self.term = orders.term;
+        self.standing = Standing::Led;
+        self.stored = false;
+        self.replace_orders(orders);
+    }
+
+    fn replace_orders(&mut self, orders: NodeOrders) {
+        let timings = (orders.lease_ms, orders.heartbeat_ms);
+        let mut changed = std::mem::replace(&mut self.timings, timings) != timings;
         for order in &orders.ranks {
             let fence = self.fences.entry(order.replica).or_insert(order.epoch);
-            *fence = order.epoch.max(*fence);
+            changed |= order.epoch > std::mem::replace(fence, order.epoch.max(*fence));
         }
         let current = orders.ranks.into_iter().filter(|o| o.epoch >= self.fences[&o.replica]);
-        self.orders = current.map(|o| (key_of(&o), o)).collect();
+        let current: BTreeMap<_, _> = current.map(|o| (key_of(&o), o)).collect();
+        changed |= current != self.orders;
+        self.orders = current;
+        let Self { orders, groups, fences, revivals, .. } = self;
+        for order in orders.values() {
+            if let RankGoal::Connect { peers } = &order.goal {
+                groups.insert((order.replica, order.epoch), peers.clone());
+            }
+        }
+        groups.retain(|group, _| orders.keys().any(|key| *group == (key.replica, key.epoch)));
+        revivals.retain(|key| orders.contains_key(key));
+        // Ids only grow, so the lowest is the one that a leader is least likely to name again.
+        while fences.len() > FENCES_MAX {
+            fences.pop_first();
+        }
+        self.changes += u64::from(changed);
     }
 
     fn hear(&mut self, key: RankKey, message: FromWorker, now: Instant) {
@@ -273,6 +384,9 @@ impl Supervisor {
                 if let WorkerPhase::Loading { bytes_read, .. } | WorkerPhase::Loaded { bytes_read, .. } = &phase {
                     worker.bytes_read = *bytes_read;
                 }
+                if phase == WorkerPhase::Serving {
+                    self.revivals.serves(key, now);
+                }
                 worker.phase = phase;
             }
             FromWorker::Alive { load, stats } => {
@@ -282,8 +396,9 @@ impl Supervisor {
         }
     }
 
-    fn bury(&mut self, key: RankKey, how: String) {
+    fn bury(&mut self, key: RankKey, how: String, now: Instant) {
         let Some(worker) = self.workers.get_mut(&key) else { return };
+        self.revivals.died(key, now);
         let stopping = matches!(worker.process, Process::Stopping { .. });
         let failed = matches!(worker.phase, WorkerPhase::Failed { .. });
         worker.process = Process::Ended;
@@ -328,47 +443,92 @@ impl Supervisor {
     /// Desired against observed.
     fn reconcile(&mut self, now: Instant) -> Vec<Command> {
         let mut commands = Vec::new();
+        let halted = self.is_halted();
         self.workers.retain(|key, w| w.lives() || self.orders.contains_key(key));
         self.start_missing(&mut commands, now);
-        let Self { orders, workers, leaving, .. } = self;
+        let Self { orders, workers, groups, .. } = self;
         commands.extend(free_survivors(workers, now));
         for (key, worker) in workers.iter_mut() {
             // Orders of a superseded epoch are not kept.
             let wanted = match orders.get(key) {
                 None => Wanted::No,
-                Some(order) if order.goal == RankGoal::Drain || *leaving => Wanted::ToTheEnd,
-                Some(order) => Wanted::Yes(order),
+                Some(order) if order.goal == RankGoal::Drain || halted => Wanted::ToTheEnd,
+                Some(order) => Wanted::Yes(order, groups.get(&(key.replica, key.epoch)).map(Vec::as_slice)),
             };
             commands.extend(steer(*key, worker, wanted, now));
         }
         commands
     }
 
+    /// Whether nothing may run here.
+    fn is_halted(&self) -> bool {
+        self.leaving || matches!(self.standing, Standing::Orphaned(_))
+    }
+
+    /// When the ranks of each ordered group may be revived: all that this node has of it together, and none before every one of
+    /// them is gone. One that comes back beside one that is about to be stopped would be stopped with it.
+    fn comings(&self, now: Instant) -> BTreeMap<(ReplicaId, Epoch), Due> {
+        let mut comings = BTreeMap::new();
+        if self.standing != Standing::Alone {
+            return comings;
+        }
+        for key in self.orders.keys() {
+            let due = match self.workers.get(key) {
+                // Its exit is waited for.
+                Some(w) if w.lives() && !w.is_judged() => Due::Never,
+                // Another attempt would end the same way.
+                Some(Worker { phase: WorkerPhase::Failed { retryable: false, .. }, .. }) => Due::Never,
+                _ => self.revivals.due(key, now),
+            };
+            let worst = comings.entry((key.replica, key.epoch)).or_insert(Due::Now);
+            *worst = due.max(*worst);
+        }
+        comings
+    }
+
     /// Starts ordered ranks that have no worker and whose predecessors are gone.
     fn start_missing(&mut self, commands: &mut Vec<Command>, now: Instant) {
-        for (key, order) in self.orders.iter().filter(|_| !self.leaving) {
+        self.revive_at = None;
+        if self.is_halted() {
+            return;
+        }
+        let comings = self.comings(now);
+        for (key, order) in &self.orders {
             let waits = |(k, w): (&RankKey, &Worker)| k.replica == key.replica && k.epoch < key.epoch && w.lives();
-            if self.workers.contains_key(key) || order.goal == RankGoal::Drain || self.workers.iter().any(waits) {
+            if order.goal == RankGoal::Drain || self.workers.iter().any(waits) {
                 continue;
             }
-            let mut worker = Worker {
-                process: Process::Running { told: Told::Load },
-                pid: 0,
-                phase: WorkerPhase::Starting,
-                bytes_read: 0,
-                load: None,
-                stats: None,
-                hearing: Hearing::new(now),
-            };
-            if order.goal == RankGoal::Load {
-                commands.push(Command::Spawn(Box::new(order.clone())));
-            } else {
-                // The group has gone on without it: a fresh process could not join that epoch.
-                worker.process = Process::Ended;
-                let reason = "the node has no such worker: its agent was started anew".to_owned();
-                worker.phase = WorkerPhase::Failed { reason, retryable: true };
+            let committed = order.goal == RankGoal::Serve;
+            match self.workers.get(key) {
+                Some(worker) if worker.lives() => {}
+                _ if self.standing == Standing::Alone && committed => {
+                    let addrs = self.groups.get(&(key.replica, key.epoch));
+                    let addr = addrs.and_then(|a| a.get(key.rank.index())).filter(|a| a.rank == key.rank);
+                    match (addr, comings.get(&(key.replica, key.epoch))) {
+                        (Some(addr), Some(Due::Now)) => {
+                            self.revivals.started(*key);
+                            commands.push(Command::Revive { order: Box::new(order.clone()), addr: addr.clone() });
+                            self.workers.insert(*key, Worker::starting(now));
+                        }
+                        (Some(_), Some(Due::At(at))) => {
+                            self.revive_at = Some(self.revive_at.map_or(*at, |other| other.min(*at)));
+                        }
+                        _ => {}
+                    }
+                }
+                None if order.goal == RankGoal::Load && !self.stored => {
+                    commands.push(Command::Spawn(Box::new(order.clone())));
+                    self.workers.insert(*key, Worker::starting(now));
+                }
+                None if self.standing == Standing::Led && !self.stored => {
+                    // The group has gone on without it: it is the leader who decides what becomes of it.
+                    let reason =
+                        "the node has no such worker: its agent was started anew, or had stopped it".to_owned();
+                    let phase = WorkerPhase::Failed { reason, retryable: true };
+                    self.workers.insert(*key, Worker { process: Process::Ended, phase, ..Worker::starting(now) });
+                }
+                _ => {}
             }
-            self.workers.insert(*key, worker);
         }
     }
 }
@@ -396,8 +556,8 @@ fn free_survivors(workers: &mut BTreeMap<RankKey, Worker>, now: Instant) -> Vec<
 /// Whether a rank is wanted.
 #[derive(Debug, Clone, Copy)]
 enum Wanted<'a> {
-    /// As this order says.
-    Yes(&'a RankOrder),
+    /// As this order says; and where its group's ranks listen, where that is known.
+    Yes(&'a RankOrder, Option<&'a [RankAddr]>),
     /// Until what it runs is finished.
     ToTheEnd,
     /// Its group does not exist any more.
@@ -415,8 +575,8 @@ fn steer(key: RankKey, worker: &mut Worker, wanted: Wanted<'_>, now: Instant) ->
         }
         Process::Stopping { .. } | Process::Ended => return None,
     };
-    let order = match wanted {
-        Wanted::Yes(order) => order,
+    let (order, group) = match wanted {
+        Wanted::Yes(order, group) => (order, group),
         Wanted::ToTheEnd if matches!(worker.phase, WorkerPhase::Serving) => {
             return Some(stop(key, worker, DRAIN_DEADLINE, now));
         }
@@ -426,6 +586,8 @@ fn steer(key: RankKey, worker: &mut Worker, wanted: Wanted<'_>, now: Instant) ->
         (RankGoal::Connect { peers }, WorkerPhase::Loaded { .. }) => {
             (Told::Connect, ToWorker::Connect { peers: peers.clone() })
         }
+        // A revived rank: its group is committed, and connects again without being told to.
+        (RankGoal::Serve, WorkerPhase::Loaded { .. }) => (Told::Connect, ToWorker::Connect { peers: group?.to_vec() }),
         (RankGoal::Serve, WorkerPhase::Connected) => (Told::Serve, ToWorker::Serve),
         _ => return None,
     };

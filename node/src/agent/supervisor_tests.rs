@@ -5,6 +5,7 @@ use protocol::{AtomRun, ByteBudget, DeploymentSpec, Dtype, Generation, ModelReco
 use protocol::{Span, WorldSize};
 
 use super::*;
+use crate::agent::standing::Cut;
 
 fn plan() -> Plan {
     let run = AtomRun { start: 0, end: 8 };
@@ -362,7 +363,8 @@ fn the_ranks_of_a_group_that_lost_one_on_this_node_stop_at_once() {
     let failed = WorkerPhase::Failed { reason: "tensor t is missing".into(), retryable: false };
     // The second rank is one that this agent does not have: it counts as lost.
     assert_eq!(case.apply(orders(1, both())), [drain(1, STOP_DEADLINE)]);
-    let why = "rank 1 of its group, on the same node: the node has no such worker: its agent was started anew";
+    let why = "rank 1 of its group, on the same node: the node has no such worker: its agent was started anew, or had \
+               stopped it";
     assert_eq!(case.phases()[0], WorkerPhase::Failed { reason: why.into(), retryable: true });
     case.apply(said(1, failed));
     case.apply(exited(1));
@@ -377,4 +379,269 @@ fn load_is_kept_for_rank_0_only_while_it_lives() {
     assert_eq!(case.supervisor.statuses()[0].load, Some(load));
     case.apply(exited(1));
     assert_eq!(case.supervisor.statuses()[0].load, None);
+}
+
+fn alone() -> Event {
+    Event::Standing(Standing::Alone)
+}
+
+fn orphaned() -> Event {
+    Event::Standing(Standing::Orphaned(Cut::NobodyReached))
+}
+
+fn revive(epoch: u64) -> Command {
+    Command::Revive { order: Box::new(order(epoch, RankGoal::Serve)), addr: addr() }
+}
+
+/// A supervisor after a restart of its agent, with what another one had kept.
+fn restarted(before: &Case) -> Case {
+    let kept = before.supervisor.kept(&NodeId::new("node-1").expect("a label"));
+    Case { supervisor: Supervisor::restored(Term(0), SILENCE, kept), now: before.now }
+}
+
+#[test]
+fn while_nobody_leads_a_dead_rank_comes_back_at_its_epoch_and_address_and_is_led_to_serve() {
+    let mut case = Case::serving();
+    assert!(case.apply(alone()).is_empty(), "what runs is left alone");
+    assert!(case.apply(exited(1)).is_empty(), "not at once");
+    case.now = case.supervisor.next_deadline().expect("an attempt is planned");
+    assert_eq!(case.apply(Event::Tick), [revive(1)]);
+    assert!(case.apply(Event::Tick).is_empty(), "one process at a time");
+    assert_eq!(case.phases(), [WorkerPhase::Starting]);
+    let peers = vec![addr()];
+    let told = case.apply(said(1, WorkerPhase::Loaded { addr: addr(), bytes_read: 5 }));
+    assert_eq!(told, [Command::Tell { key: key(1), message: ToWorker::Connect { peers } }]);
+    let told = case.apply(said(1, WorkerPhase::Connected));
+    assert_eq!(told, [Command::Tell { key: key(1), message: ToWorker::Serve }]);
+    case.apply(said(1, WorkerPhase::Serving));
+    assert!(case.apply(orders(2, vec![order(1, RankGoal::Serve)])).is_empty(), "the next leader finds it serving");
+    assert_eq!(case.phases(), [WorkerPhase::Serving]);
+}
+
+#[test]
+fn a_dead_rank_stays_dead_while_somebody_may_lead() {
+    let mut case = Case::serving();
+    case.apply(Event::Standing(Standing::Seeking));
+    assert!(case.apply(exited(1)).is_empty());
+    assert_eq!(case.supervisor.next_deadline(), None);
+    case.apply(alone());
+    assert!(case.supervisor.next_deadline().is_some());
+    assert!(case.apply(orders(2, vec![order(1, RankGoal::Serve)])).is_empty(), "a leader decides now");
+    case.now += revival::PAUSE_MAX;
+    assert!(case.apply(Event::Tick).is_empty());
+    assert!(matches!(case.phases()[..], [WorkerPhase::Failed { .. }]));
+}
+
+#[test]
+fn what_would_fail_again_and_what_was_never_committed_is_not_revived() {
+    let mut hopeless = Case::serving();
+    hopeless.apply(alone());
+    hopeless.apply(said(1, WorkerPhase::Failed { reason: "tensor t is missing".into(), retryable: false }));
+    hopeless.apply(exited(1));
+    let mut forming = Case::new();
+    forming.apply(orders(1, vec![order(1, RankGoal::Load)]));
+    forming.apply(said(1, WorkerPhase::Loaded { addr: addr(), bytes_read: 5 }));
+    forming.apply(orders(1, vec![order(1, RankGoal::Connect { peers: vec![addr()] })]));
+    forming.apply(alone());
+    forming.apply(exited(1));
+    for mut case in [hopeless, forming] {
+        case.now += revival::PAUSE_MAX;
+        assert!(case.apply(Event::Tick).is_empty());
+    }
+}
+
+#[test]
+fn an_agent_that_was_started_anew_revives_from_its_disk_only_where_nobody_leads() {
+    let before = Case::serving();
+    let mut case = restarted(&before);
+    assert!(case.apply(Event::Tick).is_empty());
+    assert!(case.apply(Event::Standing(Standing::Seeking)).is_empty());
+    assert!(case.phases().is_empty(), "nothing is told of ranks that a leader has not asked for");
+    assert_eq!(case.apply(alone()), [revive(1)]);
+    let mut led = restarted(&before);
+    assert!(led.apply(orders(1, vec![order(1, RankGoal::Serve)])).is_empty());
+    assert!(matches!(led.phases()[..], [WorkerPhase::Failed { retryable: true, .. }]), "the leader forms it anew");
+}
+
+#[test]
+fn fences_terms_and_addresses_survive_a_restart_of_the_agent() {
+    let mut before = Case::serving();
+    before.apply(orders(7, vec![order(2, RankGoal::Load)]));
+    before.apply(orders(8, vec![]));
+    let mut case = restarted(&before);
+    assert_eq!(case.supervisor.term(), Term(8));
+    assert!(case.apply(orders(7, vec![order(3, RankGoal::Load)])).is_empty(), "a deposed leader");
+    assert!(case.apply(orders(8, vec![order(1, RankGoal::Load)])).is_empty(), "an older epoch");
+    assert!(case.apply(alone()).is_empty());
+    assert!(matches!(case.apply(orders(8, vec![order(2, RankGoal::Load)]))[..], [Command::Spawn(_)]));
+}
+
+#[test]
+fn an_orphaned_node_stops_its_ranks_and_starts_none_until_it_is_found_again() {
+    let mut case = Case::serving();
+    assert_eq!(case.apply(orphaned()), [drain(1, DRAIN_DEADLINE)]);
+    case.apply(exited(1));
+    assert!(case.supervisor.is_empty() && case.phases().is_empty());
+    case.now += revival::PAUSE_MAX;
+    assert!(case.apply(Event::Tick).is_empty());
+    assert!(case.apply(Event::Standing(Standing::Seeking)).is_empty());
+    assert_eq!(case.apply(alone()), [revive(1)]);
+    case.apply(orphaned());
+    case.apply(exited(1));
+    assert!(case.apply(orders(2, vec![order(1, RankGoal::Serve)])).is_empty());
+    assert!(matches!(case.phases()[..], [WorkerPhase::Failed { retryable: true, .. }]), "its leader is told");
+}
+
+#[test]
+fn the_ranks_of_a_group_on_one_node_come_back_together_and_only_when_all_are_gone() {
+    let ranks = [0, 1];
+    let addr_of = |rank| {
+        let any = "127.0.0.1:1".parse().expect("an address");
+        RankAddr::new(Rank(rank), NodeId::new("node-1").expect("a label"), any, any)
+    };
+    let peers: Vec<_> = ranks.map(addr_of).to_vec();
+    let all = |goal: RankGoal| orders(1, ranks.iter().map(|r| order_of_rank(1, *r, goal.clone())).collect());
+    let exited = |rank| Event::Exited { key: key_of_rank(1, rank), how: "was killed by signal 9".into() };
+    let said = |rank, phase| Event::Said { key: key_of_rank(1, rank), message: FromWorker::Phase(phase) };
+    let mut case = Case::new();
+    case.apply(all(RankGoal::Load));
+    case.apply(all(RankGoal::Connect { peers }));
+    case.apply(all(RankGoal::Serve));
+    ranks.iter().for_each(|rank| drop(case.apply(said(*rank, WorkerPhase::Serving))));
+    case.apply(alone());
+    for _ in 0..3 {
+        let freed = case.apply(exited(0));
+        assert!(matches!(freed[..], [Command::Tell { key, message: ToWorker::Drain { .. } }] if key.rank == Rank(1)));
+        case.now += revival::PAUSE_MAX;
+        let waits = case.apply(Event::Tick);
+        assert!(!waits.iter().any(|c| matches!(c, Command::Revive { .. })), "rank 1 is on its way out: {waits:?}");
+        case.apply(exited(1));
+        case.now += revival::PAUSE_MAX;
+        let revived = case.apply(Event::Tick);
+        assert!(matches!(revived[..], [Command::Revive { .. }, Command::Revive { .. }]), "{revived:?}");
+        ranks.iter().for_each(|rank| drop(case.apply(said(*rank, WorkerPhase::Serving))));
+        assert_eq!(case.phases(), [WorkerPhase::Serving, WorkerPhase::Serving]);
+    }
+}
+
+#[test]
+fn a_superseded_rank_is_not_revived_and_its_successor_waits_for_its_end() {
+    let mut case = Case::serving();
+    case.apply(orders(2, vec![order(2, RankGoal::Load)]));
+    assert!(case.apply(alone()).is_empty());
+    assert!(matches!(&case.apply(exited(1))[..], [Command::Spawn(o)] if o.epoch == Epoch(2)), "as it was ordered");
+    case.apply(exited(2));
+    case.now += revival::PAUSE_MAX;
+    assert!(case.apply(Event::Tick).is_empty(), "an epoch that nobody has committed");
+}
+
+#[test]
+fn what_is_kept_changes_with_the_orders_and_not_with_each_heartbeat() {
+    let mut case = Case::serving();
+    let changes = case.supervisor.changes();
+    case.apply(orders(1, vec![order(1, RankGoal::Serve)]));
+    case.apply(orders(2, vec![order(1, RankGoal::Serve)]));
+    assert_eq!(case.supervisor.changes(), changes, "the term is kept apart");
+    case.apply(orders(2, vec![]));
+    assert_eq!(case.supervisor.changes(), changes + 1);
+}
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Orders { epoch: u64, goal: u8 },
+        NoOrders,
+        Exit,
+        Say(u8),
+        Stand(u8),
+        Wait(u64),
+        Restart,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (1_u64..5, 0_u8..4).prop_map(|(epoch, goal)| Step::Orders { epoch, goal }),
+            Just(Step::NoOrders),
+            Just(Step::Exit),
+            (0_u8..4).prop_map(Step::Say),
+            (0_u8..4).prop_map(Step::Stand),
+            (0_u64..40_000).prop_map(Step::Wait),
+            Just(Step::Restart),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens, in whatever order: one process of a rank at a time, none below the fence, none while orphaned, and
+        /// none revived unless nobody leads.
+        #[test]
+        fn at_most_one_process_of_a_rank_lives_and_none_below_the_fence(
+            steps in prop::collection::vec(step(), 1..120)
+        ) {
+            let mut case = Case::new();
+            let mut living: Option<RankKey> = None;
+            let mut fence = 0;
+            let mut standing = Standing::Led;
+            for step in steps {
+                let event = match step {
+                    Step::Orders { epoch, goal } => {
+                        fence = fence.max(epoch);
+                        standing = Standing::Led;
+                        let peers = vec![addr()];
+                        let goals = [RankGoal::Load, RankGoal::Connect { peers }, RankGoal::Serve, RankGoal::Drain];
+                        orders(1, vec![order(epoch, goals[usize::from(goal)].clone())])
+                    }
+                    Step::NoOrders => {
+                        standing = Standing::Led;
+                        orders(1, vec![])
+                    }
+                    Step::Exit => match living.take() {
+                        Some(key) => exited(key.epoch.0),
+                        None => continue,
+                    },
+                    Step::Say(what) => {
+                        let Some(key) = living else { continue };
+                        let loaded = WorkerPhase::Loaded { addr: addr(), bytes_read: 1 };
+                        let failed = WorkerPhase::Failed { reason: "x".into(), retryable: true };
+                        let phases = [loaded, WorkerPhase::Connected, WorkerPhase::Serving, failed];
+                        said(key.epoch.0, phases[usize::from(what)].clone())
+                    }
+                    Step::Stand(what) => {
+                        let cut = Standing::Orphaned(Cut::LeaderOutOfReach);
+                        standing = [Standing::Led, Standing::Seeking, Standing::Alone, cut][usize::from(what)];
+                        Event::Standing(standing)
+                    }
+                    Step::Wait(ms) => {
+                        case.now += Duration::from_millis(ms);
+                        Event::Tick
+                    }
+                    Step::Restart => {
+                        // Workers end with their agent.
+                        living = None;
+                        standing = Standing::Led;
+                        case = restarted(&case);
+                        Event::Tick
+                    }
+                };
+                for command in case.apply(event) {
+                    let (started, revived) = match &command {
+                        Command::Spawn(order) => (key_of(order), false),
+                        Command::Revive { order, .. } => (key_of(order), true),
+                        Command::Tell { key, .. } | Command::Kill(key) | Command::Look(key) => {
+                            prop_assert_eq!(living, Some(*key), "told to a process that is not there");
+                            continue;
+                        }
+                    };
+                    prop_assert_eq!(living, None, "two processes of one rank");
+                    prop_assert!(started.epoch.0 >= fence, "{started} below {fence}");
+                    prop_assert!(!matches!(standing, Standing::Orphaned(_)));
+                    prop_assert!(!revived || standing == Standing::Alone);
+                    living = Some(started);
+                }
+            }
+        }
+    }
 }

@@ -12,16 +12,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use kernels::Pool;
-use protocol::Rank;
+use protocol::frame::RefusalCode;
 use protocol::lease::WorkerPhase;
 use protocol::plan::RankAddr;
 use protocol::step::GroupHello;
 use protocol::worker::WorkerSpec;
+use protocol::{Epoch, Rank};
 use sharding::checkpoint::read_pixel_spec;
 use sharding::layers::Glm4Text;
 use sharding::{ModelSpec, prompt_rows_max};
 use tokio::sync::mpsc;
-use transport::collective::QuicGroup;
+use transport::collective::{FormError, GroupConfig, QuicGroup};
 use transport::{AbortHandle, Collective, CollectiveError, NodeIdentity};
 
 use super::error::WorkerError;
@@ -38,6 +39,12 @@ use crate::engine::{EngineLimits, Scheduler};
 
 /// How long forming a group may take: every rank has its shard already, so this is connecting only.
 const FORM_DEADLINE: Duration = Duration::from_secs(20);
+/// As [`FORM_DEADLINE`], of one attempt of a rank that was revived: the others may still load, or be dead.
+const REFORM_DEADLINE: Duration = Duration::from_secs(8);
+/// Pause between two such attempts.
+const REFORM_PAUSE: Duration = Duration::from_millis(100);
+/// How long a revived rank holds its shard and waits for the others. After that it ends, and its agent tries again.
+const REFORM_PATIENCE: Duration = Duration::from_secs(600);
 /// How often loading is reported.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -75,7 +82,13 @@ impl ComputeRank {
     /// [`WorkerError`].
     pub(super) fn run(mut self) -> Result<(), WorkerError> {
         let model = self.load()?;
-        let mut group = QuicGroup::bind(self.listen_ip, &self.identity)?;
+        let mut group = match &self.spec.addr {
+            Some(addr) => {
+                let addr = addr.group().map_err(|found| WorkerError::Address { found })?;
+                QuicGroup::bind_with(addr, &self.identity, GroupConfig::default())?
+            }
+            None => QuicGroup::bind(self.listen_ip, &self.identity)?,
+        };
         // Taken by nobody else, so it is empty.
         let _ = self.abort.set(group.abort_handle());
         let addr = self.addr(group.local_addr());
@@ -128,7 +141,11 @@ impl ComputeRank {
             world_size: plan.world_size,
             model_digest: deployment.model.digest.clone(),
         };
-        group.form(hello, *epoch, peers, FORM_DEADLINE)?;
+        if self.spec.addr.is_none() {
+            group.form(hello, *epoch, peers, FORM_DEADLINE)?;
+        } else {
+            form_again(group, &hello, *epoch, peers)?;
+        }
         tracing::info!(world_size = plan.world_size.get(), "group formed");
         self.reporter.phase(WorkerPhase::Connected);
         Ok(())
@@ -150,6 +167,30 @@ impl ComputeRank {
         let leader = Leader::new(group, model, engine, Inbox { orders, submissions }, gauge);
         reporter.phase(WorkerPhase::Serving);
         Ok(leader.run()?)
+    }
+}
+
+/// Forms the group of a rank that was revived: nobody says when the others are there, so it tries until they are.
+fn form_again(group: &mut QuicGroup, hello: &GroupHello, epoch: Epoch, peers: &[RankAddr]) -> Result<(), WorkerError> {
+    let until = Instant::now() + REFORM_PATIENCE;
+    loop {
+        match group.form(hello.clone(), epoch, peers, REFORM_DEADLINE) {
+            Err(e) if may_come(&e) && Instant::now() < until => {
+                tracing::info!(reason = %e, "the group is not there yet");
+                group.run_until(tokio::time::sleep(REFORM_PAUSE))?;
+            }
+            formed => return Ok(formed?),
+        }
+    }
+}
+
+/// Whether the same attempt may go otherwise: a peer was not there, or was on its way out.
+fn may_come(error: &FormError) -> bool {
+    match error {
+        FormError::Connect { .. } | FormError::Deadline { .. } => true,
+        FormError::Refused { refusal, .. } => refusal.code != RefusalCode::WrongEpoch,
+        FormError::Failed(error) => !matches!(error, CollectiveError::Aborted),
+        FormError::BadRequest { .. } | FormError::Mismatch { .. } => false,
     }
 }
 

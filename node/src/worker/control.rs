@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::io::{Read, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -142,7 +142,11 @@ impl Control {
             submissions: submissions_tx,
             open: AtomicBool::new(false),
         });
-        let front = front.map(|front| ServeSide::start(listen_ip, &identity, front)).transpose()?;
+        let serve_at = match &spec.addr {
+            Some(addr) => addr.serve().map_err(|found| WorkerError::Address { found })?,
+            None => SocketAddr::new(listen_ip, 0),
+        };
+        let front = front.map(|front| ServeSide::start(serve_at, &identity, front)).transpose()?;
         let (orders, orders_rx) = mpsc::channel(ORDERS_MAX);
         let (events_tx, events) = sync_channel(EVENTS_MAX);
         let (gauge, abort) = (Arc::new(Gauge::default()), Arc::new(OnceLock::new()));

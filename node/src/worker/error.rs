@@ -33,6 +33,12 @@ pub enum WorkerError {
         /// What it names.
         found: String,
     },
+    /// The spec names no address to listen on again.
+    #[error("cannot listen where this rank did before: {found}")]
+    Address {
+        /// What it names.
+        found: String,
+    },
     /// The spec has no such rank, or its plan does not fit.
     #[error("the spec's plan does not hold: {reason}")]
     BadPlan {
@@ -116,6 +122,7 @@ impl WorkerError {
             | Self::Panicked { .. } => true,
             Self::NotStarted { .. }
             | Self::ListenIp { .. }
+            | Self::Address { .. }
             | Self::BadPlan { .. }
             | Self::NoThreads
             | Self::Identity(_)

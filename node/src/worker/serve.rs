@@ -9,15 +9,15 @@
 //! Not here: what a request computes. A slow gateway slows its own stream's task only.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use protocol::frame::{Refusal, RefusalCode};
+use protocol::frame::{Ping, Refusal, RefusalCode};
 use protocol::generate::{EndChoice, GenerateEvent, GenerateRequest, TokenOutput};
 use protocol::identity::Role;
-use protocol::{Epoch, Frame, ReplicaId};
+use protocol::{Epoch, Frame, Kind, ReplicaId};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -77,11 +77,11 @@ pub enum ServeError {
 }
 
 impl ServeSide {
-    /// Listens on `ip` for coordinators; refuses everything until [`Self::open`].
+    /// Listens on `addr` for coordinators; refuses everything until [`Self::open`].
     ///
     /// # Errors
     /// [`ServeError`].
-    pub(super) fn start(ip: IpAddr, identity: &NodeIdentity, front: Front) -> Result<Self, ServeError> {
+    pub(super) fn start(addr: SocketAddr, identity: &NodeIdentity, front: Front) -> Result<Self, ServeError> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             // Only grammars block, and they need the stack; nobody else is harmed, as it is taken when it is touched.
@@ -93,7 +93,7 @@ impl ServeSide {
             .map_err(ServeError::Runtime)?;
         let endpoint = {
             let _inside = runtime.enter();
-            Endpoint::bind(SocketAddr::new(ip, 0), identity, &[Role::Coordinator])?
+            Endpoint::bind(addr, identity, &[Role::Coordinator])?
         };
         let (front, tasks, stop) = (Arc::new(front), TaskTracker::new(), CancellationToken::new());
         let accepting = accept(endpoint.clone(), front.clone(), tasks.clone(), stop.clone());
@@ -155,6 +155,9 @@ impl Front {
     async fn answer(&self, mut send: SendStream, mut recv: RecvStream) -> Result<(), StreamError> {
         recv.set_body_max(REQUEST_BYTES_MAX);
         let frame = recv.recv(REQUEST_DEADLINE).await?;
+        if frame.kind == Kind::Ping {
+            return self.answer_ping(&frame, &mut send).await;
+        }
         let admitted = tokio::select! {
             biased;
             // A client that goes while its pictures arrive is not waited for.
@@ -173,6 +176,21 @@ impl Front {
         // Until the end is acknowledged, closing the endpoint would lose it.
         let _ = timeout(FLUSH_DEADLINE, send.stopped()).await;
         Ok(())
+    }
+
+    /// Whether a request would be looked at: a gateway asks that as often as it likes.
+    async fn answer_ping(&self, frame: &Frame, send: &mut SendStream) -> Result<(), StreamError> {
+        let refusal = if frame.epoch != self.epoch {
+            let detail = format!("epoch {} is meant, this is epoch {}", frame.epoch, self.epoch);
+            Refusal { code: RefusalCode::WrongEpoch, detail }
+        } else if self.open.load(Ordering::Acquire) {
+            send.send(self.epoch, &frame.read::<Ping>()?, EVENT_DEADLINE).await?;
+            return send.finish();
+        } else {
+            let detail = "the replica does not serve yet".to_owned();
+            Refusal { code: RefusalCode::Overloaded { retry_after_ms: 0 }, detail }
+        };
+        send.refuse(self.epoch, &refusal, EVENT_DEADLINE).await
     }
 
     /// Checks a request, reads its pictures, compiles its grammar and submits it.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aws_lc_rs::hmac;
 use protocol::{ClusterId, Identity};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -78,6 +79,8 @@ struct Inner {
     identity: Identity,
     ca: CertificateDer<'static>,
     certified: Arc<CertifiedKey>,
+    /// For what only this member can derive; not the key itself.
+    secret: hmac::Key,
 }
 
 impl NodeIdentity {
@@ -123,7 +126,9 @@ impl NodeIdentity {
         // The CA travels with the leaf: a joining host finds the pinned fingerprint in the chain.
         let certified = CertifiedKey::new(vec![cert, ca.clone()], signer);
         certified.keys_match().map_err(|_| IdentityError::WrongKey { path: dir.join(KEY_FILE) })?;
-        Ok(Self { inner: Arc::new(Inner { identity, ca, certified: Arc::new(certified) }) })
+        let secret = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key.secret_der()), b"shardglm derived secrets");
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, secret.as_ref());
+        Ok(Self { inner: Arc::new(Inner { identity, ca, certified: Arc::new(certified), secret }) })
     }
 
     /// Who it is.
@@ -142,6 +147,11 @@ impl NodeIdentity {
     #[must_use]
     pub fn ca_fingerprint(&self) -> String {
         super::fingerprint(&self.inner.ca)
+    }
+
+    /// Bytes that this member alone can derive from `label`, the same after each start.
+    pub(crate) fn derive(&self, label: &str) -> hmac::Tag {
+        hmac::sign(&self.inner.secret, label.as_bytes())
     }
 
     pub(crate) fn certified_key(&self) -> Arc<CertifiedKey> {

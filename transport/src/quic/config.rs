@@ -1,9 +1,12 @@
 //! Limits and timings of an endpoint, and quinn's view of them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+
+use crate::identity::NodeIdentity;
 
 /// Limits and timings of an [`super::Endpoint`]. The default suits control connections: a silent peer is given up in
 /// five seconds.
@@ -53,8 +56,8 @@ impl EndpointConfig {
         self.mtu_max.clamp(MTU_MIN, MTU_MAX)
     }
 
-    pub(super) fn endpoint(&self) -> quinn::EndpointConfig {
-        let mut config = quinn::EndpointConfig::default();
+    pub(super) fn endpoint(&self, identity: &NodeIdentity, local: SocketAddr) -> quinn::EndpointConfig {
+        let mut config = super::endpoint_config(identity, local);
         // What peers may send; by default it caps their discovery at an Ethernet frame.
         config.max_udp_payload_size(self.mtu()).expect("from 1200 to 6500, all of which are legal");
         config

@@ -75,8 +75,9 @@ impl Endpoint {
         let socket = bind_udp(addr)?;
         let local_addr = socket.local_addr().map_err(|e| BindError::new(addr, e))?;
         let runtime = Arc::new(quinn::TokioRuntime);
+        let endpoint_config = config.endpoint(identity, local_addr);
         let quinn =
-            quinn::Endpoint::new(config.endpoint(), server, socket, runtime).map_err(|e| BindError::new(addr, e))?;
+            quinn::Endpoint::new(endpoint_config, server, socket, runtime).map_err(|e| BindError::new(addr, e))?;
         let identity = identity.clone();
         let handshakes = Mutex::new(JoinSet::new());
         Ok(Self { inner: Arc::new(Inner { quinn, local_addr, identity, config, transport, handshakes }) })

@@ -7,6 +7,7 @@ mod config;
 mod connection;
 mod endpoint;
 mod error;
+mod rebirth;
 mod recv_stream;
 mod send_stream;
 mod socket;
@@ -21,4 +22,5 @@ pub use send_stream::SendStream;
 pub use crate::tls::Expect;
 
 pub(crate) use config::MTU_MIN;
+pub(crate) use rebirth::endpoint_config;
 pub(crate) use socket::bind_udp;

@@ -16,7 +16,7 @@ pub struct GroupConfig {
     pub spin: Duration,
     /// A peer whose process is silent for so long is lost. Longer than any step: nobody answers while it computes.
     pub idle_timeout: Duration,
-    /// How often an idle connection shows that it lives.
+    /// How often an idle connection shows that it lives; and so how soon an idle rank learns that a peer's process was replaced.
     pub keep_alive: Duration,
     /// UDP payload between ranks of one host, bytes (1200 to 16000).
     pub mtu_local: u16,
@@ -29,7 +29,7 @@ impl Default for GroupConfig {
         Self {
             spin: Duration::from_micros(50),
             idle_timeout: Duration::from_secs(300),
-            keep_alive: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(2),
             mtu_local: 8972,
             mtu_max: 8952,
         }

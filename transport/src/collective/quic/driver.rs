@@ -73,8 +73,12 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(socket: GroupSocket, server: QuicServerConfig, config: GroupConfig) -> Self {
-        let mut endpoint_config = EndpointConfig::default();
+    pub(super) fn new(
+        socket: GroupSocket,
+        server: QuicServerConfig,
+        config: GroupConfig,
+        mut endpoint_config: EndpointConfig,
+    ) -> Self {
         endpoint_config
             .max_udp_payload_size(u16::MAX - 8)
             .expect("below the largest legal value, 65527, by construction");

@@ -20,7 +20,7 @@ use crate::collective::{
     AbortHandle, Collective, CollectiveError, STEP_TIMEOUT, check_gather, check_world, reduce, reduce_width,
 };
 use crate::identity::NodeIdentity;
-use crate::quic::{BindError, bind_udp};
+use crate::quic::{BindError, bind_udp, endpoint_config};
 use crate::tls::{self, TlsError};
 
 /// One rank's end of a group of processes. It belongs to the thread that computes, which must not be a thread of another
@@ -163,7 +163,8 @@ impl QuicGroup {
             GroupSocket::new(bind_udp(addr)?).map_err(io)?
         };
         let waiter = Waiter { runtime, abort: AbortHandle::new(|| {}), spin: config.spin };
-        let driver = Driver::new(socket, server, config);
+        let endpoint_config = endpoint_config(identity, socket.local_addr());
+        let driver = Driver::new(socket, server, config, endpoint_config);
         Ok(Self { driver, identity: identity.clone(), state: State::Idle, waiter, step_timeout: STEP_TIMEOUT })
     }
 
