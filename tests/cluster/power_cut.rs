@@ -36,6 +36,8 @@ struct Daemons {
 impl Daemons {
     /// Lays a cluster of three coordinators and two nodes out, which has served once.
     fn lay_out() -> Self {
+        // The client's HTTP library asks for a provider even where it speaks plain HTTP.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("cluster");
         let shown = path.to_str().expect("a path of ours");

@@ -55,7 +55,8 @@ struct ReplicaHealth {
 /// The process can do its work.
 pub(super) async fn live(State(app): State<Arc<App>>) -> Response {
     let mut reasons = Vec::new();
-    if let Some(age) = app.attention.stuck(Instant::now()) {
+    // A gateway that drains asks nobody any more.
+    if let Some(age) = app.attention.stuck(Instant::now()).filter(|_| !app.draining.is_cancelled()) {
         reasons.push(format!("the process has not come round to its work for {} s", age.as_secs()));
     }
     let control = app.view.borrow().control.clone();

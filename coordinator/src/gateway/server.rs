@@ -125,7 +125,7 @@ impl Gateway {
         let gate = Gate::new(bounds, view.clone());
         tasks.spawn(gate.clone().follow(draining.clone()));
         let attention = Attention::new();
-        tasks.spawn(Arc::clone(&attention).follow(view.clone(), Arc::clone(&dispatch), stop.clone()));
+        tasks.spawn(Arc::clone(&attention).follow(view.clone(), Arc::clone(&dispatch), draining.clone()));
         let dispatch = Arc::new(Watched { inner: dispatch, attention: Arc::clone(&attention) });
         let app = Arc::new(App {
             view,
