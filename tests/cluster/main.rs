@@ -3,6 +3,8 @@
 //! Not here: what needs no processes (each crate's own tests). Invariant: every wait has a deadline, and a test that
 //! fails leaves no process behind.
 
+use chaos::processes;
+
 mod admin;
 mod answers;
 mod bench;
@@ -15,5 +17,4 @@ mod harness;
 mod hosts;
 mod metrics;
 mod power_cut;
-mod processes;
 mod survive;

@@ -21,6 +21,11 @@ impl Seen {
         stat(self.pid).is_some_and(|(_, started, state)| started == self.started && state != 'Z')
     }
 
+    /// SIGKILL; nothing where it is gone already.
+    pub fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
     /// Sends it a signal; false when it is gone.
     pub fn signal(&self, signal: Signal) -> bool {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);

@@ -8,6 +8,7 @@ mod api;
 mod config;
 mod daemon;
 mod disk;
+mod leftovers;
 mod log;
 
 use std::collections::BTreeMap;
@@ -108,7 +109,9 @@ impl Cluster {
 
     fn set_up(options: Options) -> Result<Self, ClusterError> {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let temp = tempfile::Builder::new().prefix("shardglm-chaos-").tempdir().map_err(io("a temporary directory"))?;
+        leftovers::remove(&std::env::temp_dir());
+        let temp = tempfile::Builder::new().prefix(&leftovers::prefix()).tempdir();
+        let temp = temp.map_err(io("a temporary directory"))?;
         let dir = temp.path().to_owned();
         let names = config::host_names(&options);
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
