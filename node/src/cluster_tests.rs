@@ -81,9 +81,14 @@ impl Cluster {
     }
 
     pub(crate) fn real_worker(&self) -> PathBuf {
+        self.real_worker_with("")
+    }
+
+    /// With these settings of the environment besides.
+    fn real_worker_with(&self, settings: &str) -> PathBuf {
         let exe = std::env::current_exe().expect("this test");
         let entry = "--exact cluster_tests::worker_entry --nocapture 3>&1 1>&2";
-        self.script(&format!("SHARDGLM_TEST_WORKER=1 exec '{}' {entry}", exe.display()))
+        self.script(&format!("SHARDGLM_TEST_WORKER=1 {settings} exec '{}' {entry}", exe.display()))
     }
 
     pub(crate) fn agent(&self, worker_exe: PathBuf, coordinators: Vec<SocketAddr>) -> Agent {
@@ -202,10 +207,14 @@ pub(crate) struct Model {
 
 impl Model {
     pub(crate) fn nano() -> Self {
+        Self::nano_of(2)
+    }
+
+    fn nano_of(ranks: u16) -> Self {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/autoglm-nano");
         let model = sharding::model_record(&dir).expect("a checkpoint");
         let spec = ModelSpec::from_config_json(&model.config_json).expect("a spec");
-        let tp = WorldSize::new(2).expect("two");
+        let tp = WorldSize::new(ranks).expect("a few");
         let request = PlanRequest {
             world_size: tp,
             dtype: Dtype::F32,
@@ -580,4 +589,61 @@ async fn a_model_of_another_digest_is_never_tried_again() {
     };
     leader.order(model.orders(1, &RankGoal::Load), failed).await;
     agent.leave().await;
+}
+
+/// Waits for rank 0 of epoch 1 to be reported as failed; why.
+async fn failure(leader: &mut Leader, model: &Model) -> String {
+    let reason = |w: &WorkerStatus| match &w.phase {
+        WorkerPhase::Failed { reason, retryable: true } if w.rank == Rank(0) => Some(reason.clone()),
+        _ => None,
+    };
+    let failed = |s: &[WorkerStatus]| s.iter().any(|w| reason(w).is_some());
+    let statuses = leader.order(model.orders(1, &RankGoal::Serve), failed).await;
+    statuses.iter().find_map(reason).expect("it has failed")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_compute_thread_that_hangs_is_found_by_its_process_or_its_peers() {
+    let expected = [(1, "the compute thread is stuck: step 40 runs for"), (2, "nothing from ranks [0] within")];
+    for (ranks, expected) in expected {
+        let cluster = Cluster::new();
+        let endpoint = cluster.endpoint();
+        let worker = cluster.real_worker_with(&format!("{}=0:40", crate::worker::hang::VARIABLE));
+        let agent = cluster.agent(worker, vec![endpoint.local_addr()]);
+        let mut leader = Leader::accept(&endpoint, 1).await;
+        let model = Model::nano_of(ranks);
+        let (serve, _) = leader.form(&model, 1).await;
+        let gateway = Gateway::connect(&endpoint, serve, 1).await;
+        let mut stream = gateway.generate(&[], 2000).await;
+        let (ids, _) = stream.take(10).await;
+        assert!(ids.len() >= 10);
+        let hung = std::time::Instant::now();
+        let reason = failure(&mut leader, &model).await;
+        eprintln!("a hang of rank 0 of {ranks} was reported within {:?}: {reason}", hung.elapsed());
+        assert!(reason.contains(expected), "{reason}");
+        agent.leave().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_rank_that_dies_or_is_stopped_frees_the_other_at_once() {
+    for (signal, expected) in [(Signal::KILL, "signal 9"), (Signal::STOP, "said nothing for 3.")] {
+        let cluster = Cluster::new();
+        let endpoint = cluster.endpoint();
+        let agent = cluster.agent(cluster.real_worker(), vec![endpoint.local_addr()]);
+        let mut leader = Leader::accept(&endpoint, 1).await;
+        let model = Model::nano();
+        let (serve, workers) = leader.form(&model, 1).await;
+        let gateway = Gateway::connect(&endpoint, serve, 1).await;
+        let mut stream = gateway.generate(&[], 2000).await;
+        stream.take(10).await;
+        let pid = Pid::from_raw(i32::try_from(workers[1].pid).expect("a pid")).expect("not 0");
+        let lost = std::time::Instant::now();
+        kill_process(pid, signal).expect("it lives");
+        let (end, reason) = tokio::join!(stream.take(usize::MAX), failure(&mut leader, &model));
+        assert!(matches!(end.1, Some(GenerateEvent::Failed { retryable: true, .. })), "{end:?}");
+        eprintln!("{signal:?} to rank 1 of 2: rank 0 was free after {:?}: {reason}", lost.elapsed());
+        assert!(reason.starts_with("rank 1 of its group, on the same node: ") && reason.contains(expected), "{reason}");
+        agent.leave().await;
+    }
 }

@@ -17,7 +17,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 use crate::frame::message;
 use crate::plan::RankAddr;
 use crate::stats::EngineStats;
-use crate::worker::EngineLoad;
+use crate::worker::{EngineLoad, Proof};
 use crate::{DeploymentSpec, Epoch, NodeId, Plan, Rank, ReplicaId, Term};
 
 /// Most ranks that one node runs.
@@ -92,6 +92,8 @@ pub struct WorkerStatus {
     pub load: Option<EngineLoad>,
     /// What that engine has done since it started.
     pub stats: Option<Box<EngineStats>>,
+    /// When all ranks of its group last answered; of rank 0, once they have.
+    pub proof: Option<Proof>,
 }
 
 /// A node's whole observed state.

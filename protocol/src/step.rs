@@ -91,6 +91,8 @@ pub struct BlockCopy {
 pub struct StepPlan {
     /// Counts from 1 within an epoch.
     pub step: u64,
+    /// How long it may take from here on, ms: whoever still waits for another rank then takes it for dead.
+    pub within_ms: u32,
     /// Copies to make first; no block is the target of two, none is both source and target.
     pub copies: Vec<BlockCopy>,
     /// What is done for pictures first.
@@ -128,7 +130,7 @@ impl StepPlan {
     /// The plan by which rank 0 ends the group; nothing follows it.
     #[must_use]
     pub fn last(step: u64) -> Self {
-        Self { step, copies: Vec::new(), pictures: PictureWork::default(), seqs: Vec::new() }
+        Self { step, within_ms: 0, copies: Vec::new(), pictures: PictureWork::default(), seqs: Vec::new() }
     }
 
     /// Whether there is nothing in it: rank 0 ends the group.

@@ -72,6 +72,29 @@ pub struct EngineLoad {
     pub steps: u64,
 }
 
+/// That all ranks of a group have answered in a step: a user's, or a canary of rank 0's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize, serde::Serialize, serde::Deserialize)]
+pub struct Proof {
+    /// How long ago, ms, when this was sent.
+    pub age_ms: u32,
+    /// Up to which age it is good, ms.
+    pub good_ms: u32,
+}
+
+impl Proof {
+    /// As it is `later_ms` after it was sent.
+    #[must_use]
+    pub fn aged(self, later_ms: u32) -> Self {
+        Self { age_ms: self.age_ms.saturating_add(later_ms), ..self }
+    }
+
+    /// Whether it is still good.
+    #[must_use]
+    pub fn is_good(self) -> bool {
+        self.age_ms <= self.good_ms
+    }
+}
+
 /// Worker to agent.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub enum FromWorker {
@@ -83,6 +106,8 @@ pub enum FromWorker {
         load: EngineLoad,
         /// What its engine has done since it started; rank 0 only.
         stats: Option<Box<EngineStats>>,
+        /// When all ranks of its group last answered; rank 0 only, and only once they have.
+        proof: Option<Proof>,
     },
 }
 message!(FromWorker, FromWorker);

@@ -21,7 +21,7 @@ use protocol::plan::RankAddr;
 use protocol::raft::{RaftCall, RaftRequest, RaftResponse};
 use protocol::stats::EngineStats;
 use protocol::step::{BlockCopy, GroupHello, LogitsWanted, StepPlan, StepSeq};
-use protocol::worker::{EngineLoad, FromWorker, ToWorker, WorkerSpec};
+use protocol::worker::{EngineLoad, FromWorker, Proof, ToWorker, WorkerSpec};
 use protocol::{
     AtomRun, ByteBudget, ClusterId, DeploymentSpec, Dtype, Epoch, Frame, FrameHeader, Generation, Message, ModelRecord,
     NodeId, PictureId, PictureLimits, Plan, Rank, RankCut, RankPlan, ReplicaId, RequestId, SeqId, Span, Term,
@@ -126,6 +126,7 @@ fn line<M: Message + PartialEq + std::fmt::Debug>(out: &mut String, name: &str, 
 fn samples() -> String {
     let mut out = String::new();
     let inventory = Inventory { cores: 2, memory_bytes: 1 << 30, version: "0.1.0".to_owned() };
+    let proof = Proof { age_ms: 6, good_ms: 7 };
     let status = WorkerStatus {
         replica: ReplicaId(4),
         epoch: Epoch(5),
@@ -135,6 +136,7 @@ fn samples() -> String {
         bytes_read: 99,
         load: Some(EngineLoad { running: 1, waiting: 2, kv_blocks_used: 3, kv_blocks_total: 4, steps: 5 }),
         stats: Some(Box::new(EngineStats { preemptions: 1, ..EngineStats::default() })),
+        proof: Some(proof),
     };
     let order = RankOrder {
         replica: ReplicaId(4),
@@ -201,13 +203,13 @@ fn samples() -> String {
     line(
         &mut out,
         "StepPlan",
-        StepPlan { step: 9, copies: vec![BlockCopy { from: 3, to: 4 }], pictures, seqs: vec![seq] },
+        StepPlan { step: 9, within_ms: 4000, copies: vec![BlockCopy { from: 3, to: 4 }], pictures, seqs: vec![seq] },
     );
     line(&mut out, "ToWorker.Start", ToWorker::Start(Box::new(spec)));
     line(&mut out, "ToWorker.Drain", ToWorker::Drain { deadline_ms: 1000 });
     let loading = WorkerPhase::Loading { bytes_read: 1, bytes_total: 2 };
     line(&mut out, "FromWorker.Phase", FromWorker::Phase(loading));
-    let alive = FromWorker::Alive { load: EngineLoad::default(), stats: Some(Box::default()) };
+    let alive = FromWorker::Alive { load: EngineLoad::default(), stats: Some(Box::default()), proof: Some(proof) };
     line(&mut out, "FromWorker.Alive", alive);
     journal(&mut out);
     out

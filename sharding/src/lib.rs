@@ -14,5 +14,5 @@ pub mod spec;
 
 pub use checkpoint::{Checkpoint, CheckpointError, Pieces, model_record};
 pub use partition::{TensorSlice, slices};
-pub use planner::{MemoryTable, NodeCapacity, PlanError, PlanRequest, plan, prompt_rows_max};
+pub use planner::{MemoryTable, NodeCapacity, PlanError, PlanRequest, canary_block, plan, prompt_rows_max};
 pub use spec::{Family, ModelSpec, PixelSpec, RopeSpec, SpecError, VisionSpec};

@@ -81,7 +81,8 @@ fn a_rank_holds_what_its_plan_says() {
                 for rank in setup.plan().ranks {
                     let held = setup.load(rank.rank).bytes_held();
                     assert_eq!(held, rank.budget.weights, "{} {dtype:?} TP {world}", dir.display());
-                    let (blocks, kv_heads) = (setup.kv_tokens as usize / 16, rank.cut.kv_heads.range().len());
+                    // And one for canaries.
+                    let (blocks, kv_heads) = (setup.kv_tokens as usize / 16 + 1, rank.cut.kv_heads.range().len());
                     let layer = kernels::KvLayer::bytes_for(blocks, kv_heads, setup.spec.head_dim as usize);
                     assert_eq!(layer as u64 * u64::from(setup.spec.num_layers), rank.budget.kv_cache);
                 }

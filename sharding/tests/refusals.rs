@@ -34,9 +34,9 @@ fn bad_steps_are_refused_and_the_next_good_one_runs() {
     let expected = model.step(&mut group, &good).expect("a step");
     let bad: [(StepSeq, &str); 5] = [
         (seq(3, 0, vec![1, 2048], &[0], true), "token 2048 of sequence 3: expected an id below 2048"),
-        (seq(3, 0, vec![1; 17], &[0], true), "expected 2 KV blocks with numbers below 4, found [0]"),
-        (seq(3, 16, vec![1], &[0], true), "expected 2 KV blocks with numbers below 4, found [0]"),
-        (seq(3, 0, vec![1], &[4], true), "expected 1 KV blocks with numbers below 4, found [4]"),
+        (seq(3, 0, vec![1; 17], &[0], true), "expected 2 KV blocks with numbers below 5, found [0]"),
+        (seq(3, 16, vec![1], &[0], true), "expected 2 KV blocks with numbers below 5, found [0]"),
+        (seq(3, 0, vec![1], &[5], true), "expected 1 KV blocks with numbers below 5, found [5]"),
         (seq(3, u32::MAX as usize, vec![1], &[0], true), "expected 268435456 KV blocks"),
     ];
     for (seq, words) in bad {
@@ -85,9 +85,9 @@ fn copies_that_do_not_fit_are_refused_by_their_numbers() {
         let copies = pairs.iter().map(|(from, to)| BlockCopy { from: *from, to: *to }).collect();
         StepPlan { copies, ..step(vec![seq(3, 0, vec![1, 2, 3], &[2], true)]) }
     };
-    for pairs in [&[(0, 4)][..], &[(4, 0)], &[(0, 1), (3, 1)], &[(0, 1), (1, 3)], &[(1, 1)]] {
+    for pairs in [&[(0, 5)][..], &[(5, 0)], &[(0, 1), (3, 1)], &[(0, 1), (1, 3)], &[(1, 1)]] {
         let error = model.step(&mut alone(), &copies(pairs)).expect_err("refused").to_string();
-        assert!(error.contains("step 9: copy of KV block") && error.contains("below 4"), "{pairs:?}: {error}");
+        assert!(error.contains("step 9: copy of KV block") && error.contains("below 5"), "{pairs:?}: {error}");
     }
     model.step(&mut alone(), &copies(&[(0, 1), (0, 3)])).expect("two copies of one block");
 }

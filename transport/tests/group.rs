@@ -254,7 +254,7 @@ fn waiting_costs_no_processor_time() {
 fn a_rank_that_ends_in_a_collective_fails_the_others_at_once() {
     let tree = even_tree(3);
     let errors = with_group(3, |g| {
-        g.set_step_timeout(LONG);
+        g.set_step_deadline(LONG.into());
         if g.rank() == Rank(2) {
             return None;
         }
@@ -299,7 +299,7 @@ fn idle_ends_when_a_peer_does() {
 fn an_abort_from_another_thread_ends_a_collective_and_all_after_it() {
     let over = Barrier::new(2);
     with_group(2, |g| {
-        g.set_step_timeout(LONG);
+        g.set_step_deadline(LONG.into());
         if g.rank() == Rank(1) {
             // Takes no part; what rank 0 leaves behind is seen afterwards.
             over.wait();
@@ -360,7 +360,7 @@ fn a_silent_peer_is_given_up_at_the_deadline() {
     let done = Barrier::new(2);
     with_group(2, |g| {
         if g.rank() == Rank(0) {
-            g.set_step_timeout(Duration::from_millis(100));
+            g.set_step_deadline(Duration::from_millis(100).into());
             let e = g.all_gather(&[1, 1], &[0.0], &mut [0.0; 2]).expect_err("rank 1 does not take part");
             let CollectiveError::Deadline { waiting_for, .. } = &e else { panic!("{e}") };
             assert_eq!(waiting_for, &[1]);

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use protocol::lease::WorkerPhase;
+use protocol::NodeId;
+use protocol::lease::{WorkerPhase, WorkerStatus};
 use serde::Serialize;
 
 use super::bundles::BundleState;
@@ -152,10 +153,24 @@ fn replica(app: &App, replica: &ReadyReplica, now: Instant) -> ReplicaHealth {
 fn reported(app: &App, replica: &ReadyReplica, now: Instant) -> Option<String> {
     let picture = app.observed.as_ref()?.borrow().clone();
     let workers = picture.workers_of(replica.group(), now, REPORT_AGE_MAX);
-    workers.into_iter().find_map(|(node, worker)| match &worker.phase {
-        WorkerPhase::Failed { reason, .. } => Some(format!("rank {} on {node}: {reason}", worker.rank)),
+    workers.into_iter().find_map(|(node, worker)| against(node, worker))
+}
+
+/// What a rank's node says of it that keeps its replica from being ready: that it failed, or that its group's ranks have not
+/// answered each other for longer than is good. No proof yet is none against it: the first step comes with the first report.
+fn against(node: &NodeId, worker: &WorkerStatus) -> Option<String> {
+    let rank = worker.rank;
+    match (&worker.phase, worker.proof) {
+        (WorkerPhase::Failed { reason, .. }, _) => Some(format!("rank {rank} on {node}: {reason}")),
+        (_, Some(proof)) if !proof.is_good() => {
+            let s = |ms: u32| f64::from(ms) / 1e3;
+            let (age, good) = (s(proof.age_ms), s(proof.good_ms));
+            Some(format!(
+                "rank {rank} on {node}: its ranks have not all answered for {age:.1} s, at most {good:.1} s is good"
+            ))
+        }
         _ => None,
-    })
+    }
 }
 
 fn warnings(control: &Control, now: Instant) -> Vec<String> {
@@ -185,9 +200,29 @@ fn answer(health: &Health) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use protocol::CoordinatorId;
+    use protocol::worker::Proof;
+    use protocol::{CoordinatorId, Epoch, Rank, ReplicaId};
 
     use super::*;
+
+    #[test]
+    fn a_replica_is_not_ready_whose_rank_failed_or_whose_ranks_do_not_answer() {
+        let node = NodeId::new("node-1").expect("a label");
+        let against = |phase, proof: Option<(u32, u32)>| {
+            let proof = proof.map(|(age_ms, good_ms)| Proof { age_ms, good_ms });
+            let (replica, epoch, rank) = (ReplicaId(0), Epoch(1), Rank(0));
+            let worker =
+                WorkerStatus { replica, epoch, rank, pid: 1, phase, bytes_read: 1, load: None, stats: None, proof };
+            against(&node, &worker)
+        };
+        for proof in [None, Some((0, 15_000)), Some((15_000, 15_000)), Some((90_000, 100_000))] {
+            assert_eq!(against(WorkerPhase::Serving, proof), None, "{proof:?}");
+        }
+        let old = against(WorkerPhase::Serving, Some((15_001, 15_000))).expect("too old");
+        assert!(old.contains("rank 0 on node-1") && old.contains("15.0 s"), "{old}");
+        let failed = WorkerPhase::Failed { reason: "signal 9".into(), retryable: true };
+        assert!(against(failed, Some((0, 15_000))).is_some_and(|why| why.contains("signal 9")));
+    }
 
     #[test]
     fn the_cluster_warns_of_a_lost_leader_and_of_a_lost_majority() {

@@ -146,6 +146,8 @@ metrics! {
     STREAMS_PICKED_UP = counter("shardglm_streams_picked_up_total", &[], "Streams that went on at this gateway after their first connection was lost.");
     /// Gateway.
     STREAMS_UNKEPT = counter("shardglm_streams_unkept_total", &[], "Streams that their clients named and for which the journal had no room.");
+    /// Engine.
+    REPLICA_PROOF_AGE = gauge("shardglm_replica_proof_age_seconds", &["deployment", "replica"], "When the node of rank 0 last reported: since all ranks of the replica had answered in a step.");
     /// Freshness.
     METRICS_AGE = gauge("shardglm_metrics_age_seconds", &[], "Since this coordinator last heard the leader of nodes and engines, or since its start; their metrics are as old.");
     /// Freshness.

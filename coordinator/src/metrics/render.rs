@@ -122,6 +122,10 @@ fn engine(state: &ClusterState, id: ReplicaId, replica: &Replica, worker: &Worke
         let labels = [&BLOCK_TOKENS.to_string(), "auto", "True", &id, &blocks];
         families.add(names::CACHE_CONFIG, &labels, 1.0);
     }
+    if let Some(proof) = &worker.proof {
+        let labels = [replica.spec.name.as_str(), &id];
+        families.add(names::REPLICA_PROOF_AGE, &labels, f64::from(proof.age_ms) / 1e3);
+    }
     if let Some(stats) = &worker.stats {
         families_of_stats(stats, &[model, &id], families);
     }

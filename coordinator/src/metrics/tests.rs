@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use protocol::lease::{WorkerPhase, WorkerStatus};
 use protocol::stats::EngineStats;
-use protocol::worker::EngineLoad;
+use protocol::worker::{EngineLoad, Proof};
 use protocol::{CoordinatorId, Epoch, Generation, Rank, ReplicaId, Term};
 
 use super::exposition::Exposition;
@@ -61,6 +61,7 @@ fn worker(epoch: u64, scale: u64) -> WorkerStatus {
         bytes_read: 1,
         load: Some(EngineLoad { running: 3, waiting: 1, kv_blocks_used: 4, kv_blocks_total: 16, steps: 7 }),
         stats: Some(Box::new(stats(scale))),
+        proof: Some(Proof { age_ms: 1500, good_ms: 15_000 }),
     }
 }
 
@@ -108,6 +109,8 @@ fn every_metric_is_told_with_its_type_and_what_was_counted() {
         assert_eq!(scrape.kinds.get(metric.name).map(String::as_str), Some(kind), "{}", metric.name);
     }
     assert_eq!(scrape.kinds.len(), names::ALL.len());
+    let replica = [("deployment", "nano"), ("replica", "0")];
+    assert_eq!(scrape.value("shardglm_replica_proof_age_seconds", &replica), Some(1.5));
     let engine = [("model_name", "a \"quoted\" \\ name"), ("engine", "0")];
     for (name, expected) in [
         ("vllm:num_requests_running", 3.0),

@@ -66,6 +66,7 @@ impl Node {
                     bytes_read: 1,
                     load: None,
                     stats: None,
+                    proof: None,
                 });
                 continue;
             };
@@ -328,6 +329,41 @@ fn what_does_not_fit_is_blocked_with_the_number_until_a_node_comes() {
     world.beats(8);
     assert_eq!(world.blocked(), None);
     assert_eq!(world.ready_epoch(), Some(Epoch(1)));
+}
+
+#[test]
+fn a_group_of_two_over_three_nodes_goes_on_with_the_spare_one_when_a_node_is_lost() {
+    let mut world = World::new(2, 1, 3);
+    world.beats(12);
+    let on = |world: &World| -> Vec<NodeId> {
+        world.only().1.plan().expect("ready").ranks.iter().map(|r| r.node.clone()).collect()
+    };
+    let first = on(&world);
+    assert_eq!((world.ready_epoch(), first.len()), (Some(Epoch(1)), 2));
+    let spare = world.nodes.keys().find(|n| !first.contains(n)).expect("one of three").clone();
+    world.nodes.remove(&first[0]);
+    world.beats(14);
+    assert_eq!(world.ready_epoch(), Some(Epoch(2)));
+    let second = on(&world);
+    assert!(second.contains(&spare) && second.contains(&first[1]), "{second:?} after {first:?} without {}", first[0]);
+}
+
+#[test]
+fn what_the_nodes_that_are_left_cannot_hold_is_blocked_with_the_number_until_another_comes() {
+    let mut world = World::new(2, 1, 2);
+    // Room for one rank, whose process alone takes 48 MiB, and not for two.
+    let memory = 90 << 20;
+    world.nodes.values_mut().for_each(|n| n.memory = memory);
+    world.beats(12);
+    assert_eq!((world.ready_epoch(), world.blocked()), (Some(Epoch(1)), None));
+    world.nodes.remove(&node(2));
+    world.beats(14);
+    assert_eq!(world.ready_epoch(), None);
+    let blocked = world.blocked().expect("one node is too small").to_owned();
+    assert!(blocked.contains("node-1") && blocked.contains(&memory.to_string()), "{blocked}");
+    world.nodes.insert(node(3), Node::new(1, memory));
+    world.beats(14);
+    assert_eq!((world.ready_epoch(), world.blocked()), (Some(Epoch(2)), None));
 }
 
 #[test]

@@ -113,6 +113,7 @@ impl Agent {
                 bytes_read: 77,
                 load: None,
                 stats: None,
+                proof: None,
             });
             let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port + rank.0));
             let addr = RankAddr::new(rank, self.name.clone(), at(40_000), at(41_000));

@@ -125,12 +125,12 @@ pub async fn run(config: AgentConfig, cancel: CancellationToken) -> Result<(), A
     outcome
 }
 
-/// Whether the leader must hear of it at once. Load and totals change with every step and follow from nothing that the
-/// leader decides: they ride along with the next heartbeat.
+/// Whether the leader must hear of it at once. Load, totals and proofs change with every step and follow from nothing
+/// that the leader decides: they ride along with the next heartbeat.
 fn is_news(last: &NodeReport, report: &NodeReport) -> bool {
     let bare = |report: &NodeReport| {
         let mut report = report.clone();
-        report.workers.iter_mut().for_each(|w| (w.load, w.stats) = (None, None));
+        report.workers.iter_mut().for_each(|w| (w.load, w.stats, w.proof) = (None, None, None));
         report
     };
     bare(last) != bare(report)
@@ -328,7 +328,7 @@ impl Agent {
             node: self.config.node.clone(),
             incarnation: self.incarnation,
             inventory: self.inventory.clone(),
-            workers: self.supervisor.statuses(),
+            workers: self.supervisor.statuses(Instant::now()),
             leaving: self.supervisor.is_leaving(),
         }
     }
@@ -419,7 +419,7 @@ impl Agent {
 mod tests {
     use protocol::lease::{WorkerPhase, WorkerStatus};
     use protocol::stats::EngineStats;
-    use protocol::worker::EngineLoad;
+    use protocol::worker::{EngineLoad, Proof};
     use protocol::{Epoch, Rank, ReplicaId};
 
     use super::*;
@@ -435,6 +435,7 @@ mod tests {
             bytes_read: 1,
             load: None,
             stats: None,
+            proof: None,
         };
         let report = |worker: WorkerStatus| NodeReport {
             node: NodeId::new("node-1").expect("a label"),
@@ -446,7 +447,8 @@ mod tests {
         let before = report(worker.clone());
         let load = Some(EngineLoad { running: 3, ..EngineLoad::default() });
         let stats = Some(Box::new(EngineStats { generation_tokens: 9, ..EngineStats::default() }));
-        assert!(!is_news(&before, &report(WorkerStatus { load, stats, ..worker.clone() })));
+        let proof = Some(Proof { age_ms: 7, good_ms: 9 });
+        assert!(!is_news(&before, &report(WorkerStatus { load, stats, proof, ..worker.clone() })));
         assert!(is_news(&before, &report(WorkerStatus { phase: WorkerPhase::Draining, ..worker.clone() })));
         assert!(is_news(&before, &report(WorkerStatus { pid: 8, ..worker.clone() })));
         assert!(is_news(&before, &NodeReport { leaving: true, ..before.clone() }));

@@ -35,7 +35,7 @@ use protocol::lease::{
 };
 use protocol::plan::RankAddr;
 use protocol::stats::EngineStats;
-use protocol::worker::{EngineLoad, FromWorker, ToWorker};
+use protocol::worker::{EngineLoad, FromWorker, Proof, ToWorker};
 use protocol::{Epoch, NodeId, Rank, ReplicaId, Term};
 
 use self::revival::{Due, Revivals};
@@ -159,6 +159,8 @@ struct Worker {
     bytes_read: u64,
     load: Option<EngineLoad>,
     stats: Option<Box<EngineStats>>,
+    /// As it was told, and when.
+    proof: Option<(Proof, Instant)>,
     hearing: Hearing,
 }
 
@@ -171,6 +173,7 @@ impl Worker {
             bytes_read: 0,
             load: None,
             stats: None,
+            proof: None,
             hearing: Hearing::new(now),
         }
     }
@@ -290,9 +293,10 @@ impl Supervisor {
         self.workers.values().filter_map(kill_at).chain(listening).chain(self.revive_at).min()
     }
 
-    /// Every worker, for the report.
+    /// Every worker, for a report at `now`.
     #[must_use]
-    pub fn statuses(&self) -> Vec<WorkerStatus> {
+    pub fn statuses(&self, now: Instant) -> Vec<WorkerStatus> {
+        let later_ms = |told| u32::try_from(now.saturating_duration_since(told).as_millis()).unwrap_or(u32::MAX);
         let status = |(key, w): (&RankKey, &Worker)| WorkerStatus {
             replica: key.replica,
             epoch: key.epoch,
@@ -302,6 +306,7 @@ impl Supervisor {
             bytes_read: w.bytes_read,
             load: w.load,
             stats: w.stats.clone(),
+            proof: w.proof.map(|(proof, told)| proof.aged(later_ms(told))),
         };
         self.workers.iter().map(status).take(RANKS_PER_NODE_MAX).collect()
     }
@@ -389,9 +394,10 @@ impl Supervisor {
                 }
                 worker.phase = phase;
             }
-            FromWorker::Alive { load, stats } => {
+            FromWorker::Alive { load, stats, proof } => {
                 let leads = key.rank == Rank(0);
                 (worker.load, worker.stats) = (leads.then_some(load), stats.filter(|_| leads));
+                worker.proof = proof.filter(|_| leads).map(|proof| (proof, now));
             }
         }
     }
@@ -402,7 +408,7 @@ impl Supervisor {
         let stopping = matches!(worker.process, Process::Stopping { .. });
         let failed = matches!(worker.phase, WorkerPhase::Failed { .. });
         worker.process = Process::Ended;
-        worker.load = None;
+        (worker.load, worker.proof) = (None, None);
         if stopping && !failed {
             self.workers.remove(&key);
         } else if !failed {
@@ -422,7 +428,7 @@ impl Supervisor {
         let Some(silent) = worker.hearing.silent(now) else { return Vec::new() };
         let reason = format!("said nothing for {:.1} s: stopped or starved", silent.as_secs_f64());
         worker.phase = WorkerPhase::Failed { reason, retryable: true };
-        worker.load = None;
+        (worker.load, worker.proof) = (None, None);
         worker.process = Process::Stopping { kill_at: None };
         vec![Command::Kill(key)]
     }

@@ -75,7 +75,10 @@ fn said(epoch: u64, phase: WorkerPhase) -> Event {
 }
 
 fn alive(epoch: u64) -> Event {
-    Event::Said { key: key(epoch), message: FromWorker::Alive { load: EngineLoad::default(), stats: None } }
+    Event::Said {
+        key: key(epoch),
+        message: FromWorker::Alive { load: EngineLoad::default(), stats: None, proof: None },
+    }
 }
 
 fn exited(epoch: u64) -> Event {
@@ -113,7 +116,7 @@ impl Case {
     }
 
     fn phases(&self) -> Vec<WorkerPhase> {
-        self.supervisor.statuses().into_iter().map(|s| s.phase).collect()
+        self.supervisor.statuses(self.now).into_iter().map(|s| s.phase).collect()
     }
 }
 
@@ -127,7 +130,7 @@ fn a_rank_is_led_from_nothing_to_serving_and_orders_are_idempotent() {
     let mut case = Case::serving();
     assert!(case.apply(orders(1, vec![order(1, RankGoal::Serve)])).is_empty());
     assert_eq!(case.phases(), [WorkerPhase::Serving]);
-    assert_eq!(case.supervisor.statuses()[0].pid, 42);
+    assert_eq!(case.supervisor.statuses(case.now)[0].pid, 42);
 }
 
 #[test]
@@ -375,10 +378,25 @@ fn the_ranks_of_a_group_that_lost_one_on_this_node_stop_at_once() {
 fn load_is_kept_for_rank_0_only_while_it_lives() {
     let mut case = Case::serving();
     let load = EngineLoad { running: 3, ..EngineLoad::default() };
-    case.apply(Event::Said { key: key(1), message: FromWorker::Alive { load, stats: None } });
-    assert_eq!(case.supervisor.statuses()[0].load, Some(load));
+    case.apply(Event::Said { key: key(1), message: FromWorker::Alive { load, stats: None, proof: None } });
+    assert_eq!(case.supervisor.statuses(case.now)[0].load, Some(load));
     case.apply(exited(1));
-    assert_eq!(case.supervisor.statuses()[0].load, None);
+    assert_eq!(case.supervisor.statuses(case.now)[0].load, None);
+}
+
+#[test]
+fn a_proof_ages_with_its_agent_and_ends_with_its_worker() {
+    let mut case = Case::serving();
+    let proof = Some(Proof { age_ms: 100, good_ms: 15_000 });
+    case.apply(Event::Said {
+        key: key(1),
+        message: FromWorker::Alive { load: EngineLoad::default(), stats: None, proof },
+    });
+    assert_eq!(case.supervisor.statuses(case.now)[0].proof, proof);
+    let later = case.now + Duration::from_millis(250);
+    assert_eq!(case.supervisor.statuses(later)[0].proof, Some(Proof { age_ms: 350, good_ms: 15_000 }));
+    case.apply(exited(1));
+    assert_eq!(case.supervisor.statuses(case.now)[0].proof, None);
 }
 
 fn alone() -> Event {

@@ -69,7 +69,7 @@ pub(super) async fn drive(
     events: mpsc::Sender<Event>,
 ) {
     let mut stdin = child.stdin.take().expect("stdin is piped");
-    let mut reading = Box::pin(read(child.stdout.take().expect("stdout is piped")));
+    let mut reading = Box::pin(read(key.epoch, child.stdout.take().expect("stdout is piped")));
     let mut listening = true;
     let mut killed_for: Option<String> = None;
     let status = loop {
@@ -82,7 +82,7 @@ pub(super) async fn drive(
         };
         let fault = match happened {
             Happened::Said(stdout, Ok(Some(message))) => {
-                reading.set(read(stdout));
+                reading.set(read(key.epoch, stdout));
                 tell_agent(&events, Event::Said { key, message }).await;
                 None
             }
@@ -116,8 +116,8 @@ pub(super) async fn drive(
     tell_agent(&events, Event::Exited { key, how }).await;
 }
 
-async fn read(mut stdout: ChildStdout) -> (ChildStdout, Result<Option<FromWorker>, PipeError>) {
-    let said = pipe::read_async(&mut stdout).await;
+async fn read(epoch: Epoch, mut stdout: ChildStdout) -> (ChildStdout, Result<Option<FromWorker>, PipeError>) {
+    let said = pipe::read_async(epoch, &mut stdout).await;
     (stdout, said)
 }
 
@@ -130,7 +130,7 @@ async fn drain(
     let (mut stdout, mut said) = reading.as_mut().await;
     while let Ok(Some(message)) = said {
         tell_agent(events, Event::Said { key, message }).await;
-        said = pipe::read_async(&mut stdout).await;
+        said = pipe::read_async(key.epoch, &mut stdout).await;
     }
 }
 

@@ -25,15 +25,16 @@ use tokio::sync::mpsc;
 use transport::collective::{FormError, GroupConfig, QuicGroup};
 use transport::{AbortHandle, Collective, CollectiveError, NodeIdentity};
 
+use super::canary::Canary;
 use super::error::WorkerError;
-use super::follower::follow;
+use super::follower::{PLAN_WAIT, follow};
 use super::gauge::Gauge;
 use super::group::LeadingGroup;
 use super::leader::{Engine, Inbox, Leader, PLAN_AHEAD_MIN};
-use super::patience::Patience;
 use super::picture_desk::PictureDesk;
 use super::reporter::Reporter;
 use super::seeing::Seeing;
+use super::step_cost::StepCost;
 use super::submission::Submission;
 use crate::engine::{EngineLimits, Scheduler};
 
@@ -151,19 +152,23 @@ impl ComputeRank {
         Ok(())
     }
 
-    fn serve(self, mut group: QuicGroup, mut model: Seeing) -> Result<(), WorkerError> {
+    fn serve(self, mut group: QuicGroup, model: Seeing) -> Result<(), WorkerError> {
         let Self { spec, model_spec, orders, submissions, reporter, gauge, .. } = self;
-        let patience = Patience::of(&model_spec, &spec.plan, spec.deployment.step_tokens);
+        #[cfg(test)]
+        let model = super::hang::Hanging::if_asked(model);
+        let mut model = model;
         if spec.rank != Rank(0) {
             reporter.phase(WorkerPhase::Serving);
-            return Ok(follow(&mut group, &mut model, patience, &gauge)?);
+            return Ok(follow(&mut group, &mut model, &gauge, PLAN_WAIT)?);
         }
         let limits = engine_limits(&spec)?.with_prompt_rows(prompt_rows_max(&model_spec, spec.deployment.step_tokens));
         let scheduler = Scheduler::new(limits, &spec.deployment.model.digest);
         let WorkerSpec { plan, .. } = &spec;
         let desk = |vision| PictureDesk::new(vision, plan.world_size.get(), plan.context_tokens);
         let pictures = model_spec.vision.as_ref().map(desk);
-        let engine = Engine { scheduler, pictures, plan_ahead_min: PLAN_AHEAD_MIN, patience };
+        let cost = StepCost::of(&model_spec, plan);
+        let canary = Some(Canary::new(sharding::canary_block(plan), Instant::now()));
+        let engine = Engine { scheduler, pictures, plan_ahead_min: PLAN_AHEAD_MIN, cost, canary };
         let leader = Leader::new(group, model, engine, Inbox { orders, submissions }, gauge);
         reporter.phase(WorkerPhase::Serving);
         Ok(leader.run()?)
@@ -204,7 +209,12 @@ fn engine_limits(spec: &WorkerSpec) -> Result<EngineLimits, WorkerError> {
 }
 
 impl LeadingGroup for QuicGroup {
-    fn idle<F: Future>(&mut self, command: F) -> Result<F::Output, CollectiveError> {
-        self.run_until(command)
+    fn idle<F: Future>(&mut self, command: F, until: Option<Instant>) -> Result<Option<F::Output>, CollectiveError> {
+        self.run_until(async {
+            match until {
+                Some(until) => tokio::time::timeout_at(until.into(), command).await.ok(),
+                None => Some(command.await),
+            }
+        })
     }
 }

@@ -12,9 +12,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use protocol::Rank;
 use protocol::lease::WorkerPhase;
 use protocol::worker::{ToWorker, WorkerSpec};
+use protocol::{Epoch, Rank};
 use sharding::ModelSpec;
 use tokio::sync::mpsc;
 use transport::{AbortHandle, NodeIdentity};
@@ -55,9 +55,10 @@ pub(crate) fn run_on(
     mut stdin: impl Read + Send + 'static,
     stdout: impl Write + Send + 'static,
 ) -> Result<(), WorkerError> {
-    let Some(first) = pipe::read::<ToWorker>(&mut stdin)? else { return Ok(()) };
+    let Some((epoch, first)) = pipe::read::<ToWorker>(&mut stdin)? else { return Ok(()) };
     let spec = match first {
-        ToWorker::Start(spec) => *spec,
+        ToWorker::Start(spec) if spec.epoch == epoch => *spec,
+        ToWorker::Start(spec) => return Err(PipeError::WrongEpoch { found: epoch, expected: spec.epoch }.into()),
         other => return Err(WorkerError::NotStarted { found: name_of(&other) }),
     };
     let reporter = Reporter::new(stdout, spec.epoch);
@@ -147,6 +148,7 @@ impl Control {
             None => SocketAddr::new(listen_ip, 0),
         };
         let front = front.map(|front| ServeSide::start(serve_at, &identity, front)).transpose()?;
+        let epoch = spec.epoch;
         let (orders, orders_rx) = mpsc::channel(ORDERS_MAX);
         let (events_tx, events) = sync_channel(EVENTS_MAX);
         let (gauge, abort) = (Arc::new(Gauge::default()), Arc::new(OnceLock::new()));
@@ -163,7 +165,7 @@ impl Control {
             spec,
         };
         spawn(format!("rank-{}", rank.spec.rank), compute(rank, events_tx.clone()))?;
-        spawn("stdin".to_owned(), move || read_stdin(stdin, &events_tx))?;
+        spawn("stdin".to_owned(), move || read_stdin(epoch, stdin, &events_tx))?;
         let alive_at = Instant::now() + ALIVE_INTERVAL;
         Ok(Self { events, orders, front, abort, gauge, reporter, life: Life::Up, serves: false, alive_at })
     }
@@ -255,8 +257,11 @@ impl Control {
     fn tick(&mut self, now: Instant) -> Option<Result<(), WorkerError>> {
         if now >= self.alive_at {
             let stats = self.front.is_some().then(|| self.gauge.stats());
-            self.reporter.alive(self.gauge.load(), stats);
+            self.reporter.alive(self.gauge.load(), stats, self.gauge.progress().proof(now));
             self.alive_at = now + ALIVE_INTERVAL;
+            if let (Life::Up, Some(stuck)) = (&self.life, self.gauge.progress().stuck(now)) {
+                return Some(Err(stuck.into()));
+            }
         }
         match self.life {
             Life::Draining { until } if now >= until => self.end(),
@@ -290,9 +295,9 @@ fn compute(rank: ComputeRank, events: SyncSender<Event>) -> impl FnOnce() + Send
     }
 }
 
-fn read_stdin(mut stdin: impl Read, events: &SyncSender<Event>) {
+fn read_stdin(epoch: Epoch, mut stdin: impl Read, events: &SyncSender<Event>) {
     loop {
-        let (event, last) = match pipe::read::<ToWorker>(&mut stdin) {
+        let (event, last) = match pipe::read_of::<ToWorker>(epoch, &mut stdin) {
             Ok(Some(message)) => (Event::Told(message), false),
             Ok(None) => (Event::StdinEnded, true),
             Err(e) => (Event::StdinBroken(e), true),

@@ -11,6 +11,7 @@ use transport::identity::IdentityError;
 use transport::{BindError, CollectiveError};
 
 use super::fault::StepFault;
+use super::progress::Stuck;
 use super::serve::ServeError;
 use crate::engine::LimitsError;
 use crate::pipe::PipeError;
@@ -99,6 +100,9 @@ pub enum WorkerError {
     /// The group broke while it served.
     #[error(transparent)]
     Step(#[from] StepFault),
+    /// The compute thread does not come back.
+    #[error("the compute thread is stuck: {0}")]
+    Stuck(#[from] Stuck),
     /// The compute thread panicked.
     #[error("the compute thread panicked: {reason}")]
     Panicked {
@@ -119,6 +123,7 @@ impl WorkerError {
             | Self::Group(_)
             | Self::Step(_)
             | Self::Pipe(_)
+            | Self::Stuck(_)
             | Self::Panicked { .. } => true,
             Self::NotStarted { .. }
             | Self::ListenIp { .. }

@@ -1,5 +1,7 @@
 //! Why a rank's step loop ended: always a fault of the whole group, never of one request.
 
+use std::time::Duration;
+
 use transport::CollectiveError;
 
 use super::model::ModelError;
@@ -14,6 +16,14 @@ pub enum StepFault {
         step: u64,
         /// Why.
         source: CollectiveError,
+    },
+    /// Rank 0 has stopped planning.
+    #[error("step {step}: rank 0 sent no plan within {} s", waited.as_secs())]
+    NoPlan {
+        /// Which step was due.
+        step: u64,
+        /// How long it was waited for.
+        waited: Duration,
     },
     /// The forward pass failed.
     #[error("step {step}: {source}")]

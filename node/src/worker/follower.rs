@@ -2,7 +2,7 @@
 //!
 //! Not here: scheduling and sampling; this rank has no say.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use transport::{Collective, Deadline};
 
@@ -10,10 +10,11 @@ use super::fault::StepFault;
 use super::gauge::Gauge;
 use super::group::Ranks;
 use super::model::StepModel;
-use super::patience::Patience;
 
-/// How long one wait for a plan lasts; waiting on costs nothing.
-const IDLE_WAIT: Duration = Duration::from_secs(30);
+/// How long rank 0, once it has begun, may leave this rank without a plan: it has steps to plan or sends a canary. Far beyond
+/// the longest pause between those ([`super::canary::PAUSE_MAX`]) and whatever rank 0 does between two steps: its own process
+/// gives that up first.
+pub(super) const PLAN_WAIT: Duration = Duration::from_secs(30);
 
 /// Steps until rank 0 ends the group with an empty plan.
 ///
@@ -22,22 +23,29 @@ const IDLE_WAIT: Duration = Duration::from_secs(30);
 pub(super) fn follow<G: Collective, M: StepModel>(
     group: &mut G,
     model: &mut M,
-    patience: Patience,
     gauge: &Gauge,
+    plan_wait: Duration,
 ) -> Result<(), StepFault> {
     let mut step = 1;
     loop {
-        let plan = group.recv_plan(Deadline::after(IDLE_WAIT)).map_err(|source| StepFault::Plan { step, source })?;
-        // Rank 0 has nothing to do; a lost one would have been an error.
-        let Some(plan) = plan else { continue };
+        let plan = group.recv_plan(Deadline::after(plan_wait)).map_err(|source| StepFault::Plan { step, source })?;
+        let plan = match plan {
+            Some(plan) => plan,
+            // Rank 0 is told to serve when this rank may have been for long.
+            None if step == 1 => continue,
+            None => return Err(StepFault::NoPlan { step, waited: plan_wait }),
+        };
         if plan.step != step {
             return Err(StepFault::OutOfOrder { expected: step, found: plan.step });
         }
         if plan.is_last() {
             return Ok(());
         }
-        group.set_step_timeout(patience.for_step(&plan));
+        let within = Duration::from_millis(plan.within_ms.into());
+        gauge.progress().begin(step, within, Instant::now());
+        group.set_step_deadline(within.into());
         model.step(&mut Ranks(group), &plan).map_err(|source| StepFault::Model { step, source })?;
+        gauge.progress().end();
         gauge.count_step();
         step += 1;
     }

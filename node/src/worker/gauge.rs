@@ -9,6 +9,7 @@ use protocol::stats::EngineStats;
 use protocol::worker::EngineLoad;
 
 use super::picture_desk::PictureDesk;
+use super::progress::Progress;
 use crate::engine::Scheduler;
 
 /// Shared by the compute thread (writes) and the control thread (reads).
@@ -17,6 +18,7 @@ pub(super) struct Gauge {
     /// Both locked for the time of a copy by either side, so neither waits.
     load: Mutex<EngineLoad>,
     stats: Mutex<EngineStats>,
+    progress: Progress,
 }
 
 impl Gauge {
@@ -49,6 +51,11 @@ impl Gauge {
     /// One step more; all there is to say of a rank that does not schedule.
     pub(super) fn count_step(&self) {
         self.locked_load().steps += 1;
+    }
+
+    /// The step that runs, and the last proof.
+    pub(super) fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// What the engine has done so far; all zero on a rank that does not schedule.

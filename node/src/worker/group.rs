@@ -2,6 +2,8 @@
 //!
 //! Not here: how they work (transport).
 
+use std::time::Instant;
+
 use protocol::{Rank, ReductionTree, WorldSize};
 use sharding::layers::{Group, GroupError};
 use transport::{Collective, CollectiveError};
@@ -29,9 +31,10 @@ impl<C: Collective> Group for Ranks<'_, C> {
 
 /// A collective whose rank 0 can sleep until it has something to do.
 pub(super) trait LeadingGroup: Collective {
-    /// Waits for `command` without using the processor.
+    /// Waits for `command` without using the processor; `None` when it did not come before `until`, if there is such an
+    /// end.
     ///
     /// # Errors
     /// [`CollectiveError`] when the group breaks, or is aborted, meanwhile.
-    fn idle<F: Future>(&mut self, command: F) -> Result<F::Output, CollectiveError>;
+    fn idle<F: Future>(&mut self, command: F, until: Option<Instant>) -> Result<Option<F::Output>, CollectiveError>;
 }

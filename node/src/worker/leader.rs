@@ -20,16 +20,18 @@ use protocol::step::{LogitsWanted, StepPlan};
 use sharding::layers::{Logits, LogitsRow};
 use tokio::sync::mpsc;
 
+use super::allowance::Allowance;
+use super::canary::Canary;
 use super::compute::Order;
 use super::fault::StepFault;
 use super::gauge::Gauge;
 use super::group::{LeadingGroup, Ranks};
 use super::model::StepModel;
 use super::pace::Pace;
-use super::patience::Patience;
 use super::picture_desk::{Applicant, PictureDesk};
 use super::planner::Planner;
 use super::requests::{Request, Requests, Scored};
+use super::step_cost::StepCost;
 use super::submission::{Reply, SUBMISSIONS_MAX, Submission};
 use crate::engine::{Admission, AdmitError, Draft, NewRequest, Progress, PromptRows, Sample, Scheduler, Started, Step};
 use crate::sampler::{SampleError, Sampler, Scratch, prompt_logprobs};
@@ -74,6 +76,9 @@ impl Inbox {
 /// it hides, and only here is that nothing (docs/design/0002-the-engine.md).
 pub(super) const PLAN_AHEAD_MIN: Duration = Duration::from_millis(20);
 
+/// How long the other ranks have to take the plan that ends the group.
+const END_WAIT: Duration = Duration::from_secs(4);
+
 /// What decides in a step loop, and by which measures.
 pub(super) struct Engine {
     /// Empty.
@@ -82,7 +87,10 @@ pub(super) struct Engine {
     pub(super) pictures: Option<PictureDesk>,
     /// After a step as long as this the one after the next is planned while that computes.
     pub(super) plan_ahead_min: Duration,
-    pub(super) patience: Patience,
+    /// What steps cost, by which their deadlines are measured.
+    pub(super) cost: StepCost,
+    /// `None`: no step is taken that nobody asked for.
+    pub(super) canary: Option<Canary>,
 }
 
 /// Rank 0's step loop.
@@ -91,7 +99,11 @@ pub(super) struct Leader<G, M> {
     model: M,
     planner: Planner,
     pictures: Option<PictureDesk>,
-    patience: Patience,
+    cost: StepCost,
+    allowance: Allowance,
+    canary: Option<Canary>,
+    /// Canaries so far: they are steps of the group, and not of the scheduler.
+    canaries: u64,
     scratch: Scratch,
     requests: Requests,
     inbox: Inbox,
@@ -108,13 +120,16 @@ pub(super) struct Leader<G, M> {
 impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
     /// A loop around an empty engine.
     pub(super) fn new(group: G, model: M, engine: Engine, inbox: Inbox, gauge: Arc<Gauge>) -> Self {
-        let Engine { scheduler, pictures, plan_ahead_min, patience } = engine;
+        let Engine { scheduler, pictures, plan_ahead_min, cost, canary } = engine;
         let mut leader = Self {
             group,
             model,
             planner: Planner::new(scheduler),
             pictures,
-            patience,
+            cost,
+            allowance: Allowance::default(),
+            canary,
+            canaries: 0,
             scratch: Scratch::default(),
             requests: Requests::default(),
             inbox,
@@ -146,6 +161,7 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
         loop {
             self.take_commands();
             self.forget_abandoned();
+            self.prove_if_due()?;
             let pictures = self.look();
             let draft = std::mem::take(&mut self.draft);
             let scheduler = self.planner.scheduler();
@@ -153,7 +169,8 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
             if let Some(mut step) = step.or_else(|| (!pictures.is_empty()).then(|| scheduler.empty_step())) {
                 step.plan.pictures = pictures;
                 self.narrow(&mut step);
-                self.step(&step)?;
+                step.plan.step += self.canaries;
+                self.step(&mut step)?;
                 self.publish();
                 continue;
             }
@@ -161,15 +178,63 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
             if self.draining {
                 return self.end_group();
             }
-            let command = self.group.idle(self.inbox.next())?;
-            self.apply(command);
+            let until = self.canary.as_ref().map(Canary::due);
+            if let Some(command) = self.group.idle(self.inbox.next(), until)? {
+                self.apply(command);
+            }
         }
     }
 
     /// Tells the other ranks that no step follows.
     fn end_group(&mut self) -> Result<(), StepFault> {
-        let step = self.planner.scheduler().counts().steps + 1;
+        let step = self.next_step();
+        self.group.set_step_deadline(END_WAIT.into());
         self.group.send_plan(&StepPlan::last(step)).map_err(|source| StepFault::Plan { step, source })
+    }
+
+    /// The number of the group's next step, where the scheduler plans none.
+    fn next_step(&mut self) -> u64 {
+        self.planner.scheduler().counts().steps + self.canaries + 1
+    }
+
+    /// Has all ranks answer where no step has had them for a while. Steps for pictures alone have nobody answer.
+    fn prove_if_due(&mut self) -> Result<(), StepFault> {
+        let Some(canary) = self.canary.as_ref().filter(|c| Instant::now() >= c.due() && !self.draining) else {
+            return Ok(());
+        };
+        let (began, canary) = (Instant::now(), canary.clone());
+        let mut plan = canary.plan(self.next_step());
+        self.canaries += 1;
+        self.begin(&mut plan, began)?;
+        let logits = self.model.step(&mut Ranks(&mut self.group), &plan);
+        let logits = logits.map_err(|source| StepFault::Model { step: plan.step, source })?;
+        let now = Instant::now();
+        self.computed(&plan, began, now);
+        let found = logits.map_or(0, |l| l.rows.len());
+        if found != 1 {
+            return Err(StepFault::Logits { step: plan.step, wanted: 1, found });
+        }
+        self.gauge.progress().end_leading(now);
+        self.canary.iter_mut().for_each(|canary| canary.sang(now - began, now));
+        Ok(())
+    }
+
+    /// Has every rank begin a step, and says by when it must be over.
+    fn begin(&mut self, plan: &mut StepPlan, now: Instant) -> Result<(), StepFault> {
+        let allowed = self.allowance.of(self.cost.work(plan));
+        plan.within_ms = u32::try_from(allowed.as_millis()).unwrap_or(u32::MAX);
+        self.gauge.progress().begin(plan.step, allowed, now);
+        self.group.set_step_deadline((now + allowed).into());
+        self.group.send_plan(plan).map_err(|source| StepFault::Plan { step: plan.step, source })
+    }
+
+    /// A step's forward pass is over.
+    fn computed(&mut self, plan: &StepPlan, began: Instant, now: Instant) {
+        self.allowance.record(self.cost.work(plan), now - began);
+        if !plan.seqs.is_empty() {
+            self.gauge.progress().prove(now);
+            self.canary.iter_mut().for_each(|canary| canary.proved(now));
+        }
     }
 
     fn publish(&mut self) {
@@ -307,17 +372,17 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
         }
     }
 
-    fn step(&mut self, step: &Step) -> Result<(), StepFault> {
+    fn step(&mut self, step: &mut Step) -> Result<(), StepFault> {
         let (number, began) = (step.plan.step, Instant::now());
         for Started { seq, cached_tokens } in &step.started {
             self.requests.start(*seq, *cached_tokens, began);
         }
-        self.group.set_step_timeout(self.patience.for_step(&step.plan));
-        self.group.send_plan(&step.plan).map_err(|source| StepFault::Plan { step: number, source })?;
+        self.begin(&mut step.plan, began)?;
         let (model, group) = (&mut self.model, &mut self.group);
         let compute = || model.step(&mut Ranks(group), &step.plan);
         let (logits, draft) = self.planner.during(self.last_step >= self.plan_ahead_min, compute);
         let logits = logits.map_err(|source| StepFault::Model { step: number, source })?;
+        self.computed(&step.plan, began, Instant::now());
         if let (Some(desk), Some(work)) = (&mut self.pictures, self.model.tower_work()) {
             desk.record(work);
         }
@@ -335,6 +400,7 @@ impl<G: LeadingGroup, M: StepModel> Leader<G, M> {
         }
         self.draft = draft;
         self.last_step = now - began;
+        self.gauge.progress().end_leading(now);
         if !step.plan.seqs.is_empty() {
             self.pace.record(step.plan.num_tokens(), self.last_step);
         }

@@ -2,7 +2,9 @@
 
 use protocol::generate::{Choice, FinishReason, SamplingParams};
 
-use super::super::rig::{COUNTING_VOCAB, Counting, Rig};
+use std::sync::mpsc::channel;
+
+use super::super::rig::{COUNTING_VOCAB, Counting, DEADLINE, Rig};
 use super::*;
 use crate::engine::EngineLimits;
 
@@ -187,4 +189,51 @@ fn a_lost_rank_fails_every_request_as_retryable_at_once() {
         assert!(matches!(end, Reply::Failed { retryable: true, .. }), "{end:?}");
     }
     assert!(matches!(rig.join_leader(), Err(StepFault::Model { .. })));
+}
+
+#[test]
+fn a_rank_that_hangs_in_a_step_is_given_up_by_what_steps_have_taken() {
+    let (release, released) = channel();
+    let hanging = Counting { hangs_in: Some((30, released)), ..Counting::default() };
+    let mut rig = Rig::start_watched(vec![Counting::default(), hanging], limits(), 512);
+    let mut stream = rig.submit(&[1], &[], greedy(1000));
+    let end = loop {
+        match stream.next() {
+            Reply::Token { .. } => {}
+            end => break end,
+        }
+    };
+    assert!(matches!(end, Reply::Failed { retryable: true, .. }), "{end:?}");
+    let fault = rig.join_leader().expect_err("rank 1 does not answer").to_string();
+    assert!(fault.starts_with("step 30: ") && fault.contains("nothing from ranks [1] within"), "{fault}");
+    drop(release);
+}
+
+#[test]
+fn a_canary_that_a_rank_does_not_answer_ends_the_group() {
+    let (release, released) = channel();
+    let hanging = Counting { hangs_in: Some((2, released)), ..Counting::default() };
+    let rig = Rig::start_watched(vec![Counting::default(), hanging], limits(), 512);
+    let fault = rig.join_leader().expect_err("rank 1 does not answer").to_string();
+    assert!(fault.starts_with("step 2: ") && fault.contains("nothing from ranks [1] within"), "{fault}");
+    drop(release);
+}
+
+#[test]
+fn a_group_is_proved_at_once_and_again_whenever_it_has_nothing_to_do() {
+    let (seen, steps) = channel();
+    let watched = Counting { seen: Some(seen), ..Counting::default() };
+    let mut rig = Rig::start_watched(vec![Counting::default(), watched], limits(), 512);
+    assert_eq!(steps.recv_timeout(DEADLINE), Ok((1, 1)), "before anybody asks");
+    let proof = || rig.gauge.progress().proof(Instant::now()).expect("it has answered");
+    assert_eq!(steps.recv_timeout(DEADLINE), Ok((2, 1)), "after a pause");
+    assert_eq!(steps.recv_timeout(DEADLINE), Ok((3, 1)), "and another");
+    assert!(proof().is_good());
+    assert_eq!((rig.gauge.load().steps, rig.gauge.stats()), (0, Default::default()), "no user's step");
+    // Steps of users go on from there.
+    let (ids, _) = rig.submit(&[1], &[], greedy(20)).finish();
+    assert_eq!((ids.len(), rig.wait_for(|load| load.steps == 20).kv_blocks_used), (20, 0));
+    rig.drain();
+    let numbers: Vec<u64> = steps.iter().map(|(step, _)| step).collect();
+    assert!(numbers.len() >= 20 && numbers.iter().zip(4..).all(|(found, due)| *found == due), "{numbers:?}");
 }

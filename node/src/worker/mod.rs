@@ -8,6 +8,8 @@
 //! Not here: the engine's decisions, the model's layers. Logs go to stderr only.
 //! Invariant: the process ends when its stdin ends, and never later than its drain's deadline.
 
+mod allowance;
+mod canary;
 mod compute;
 mod constraints;
 mod control;
@@ -20,14 +22,15 @@ mod leader;
 mod levels;
 mod model;
 mod pace;
-mod patience;
 mod picture_desk;
 mod picture_inbox;
 mod planner;
+mod progress;
 mod reporter;
 mod requests;
 mod seeing;
 mod serve;
+mod step_cost;
 mod submission;
 mod tower_pace;
 
@@ -37,6 +40,8 @@ mod cancellation_tests;
 mod golden_tests;
 #[cfg(test)]
 mod grammar_tests;
+#[cfg(test)]
+pub(crate) mod hang;
 #[cfg(test)]
 mod invariance;
 #[cfg(test)]
@@ -56,4 +61,5 @@ pub(crate) use control::run_on;
 pub use error::WorkerError;
 pub use fault::StepFault;
 pub use model::ModelError;
+pub use progress::Stuck;
 pub use serve::ServeError;

@@ -10,9 +10,11 @@ use sharding::checkpoint::read_pixel_spec;
 use sharding::layers::Glm4Text;
 use sharding::{ModelSpec, NodeCapacity, PixelSpec, PlanRequest};
 
+use super::canary::Canary;
 use super::leader::PLAN_AHEAD_MIN;
 use super::rig::Rig;
 use super::seeing::Seeing;
+use super::step_cost::StepCost;
 use crate::engine::EngineLimits;
 
 /// A file or directory of the workspace.
@@ -65,6 +67,14 @@ impl RealModel {
     /// As [`Self::rig`], planning each step while the one before it computes.
     pub(super) fn rig_planning_ahead(self, world: u16, limits: EngineLimits) -> Rig {
         self.rig_with(world, limits, Duration::ZERO, limits.context_tokens())
+    }
+
+    /// As [`Self::rig`], with a canary before every step.
+    pub(super) fn rig_with_canaries(self, world: u16, limits: EngineLimits) -> Rig {
+        let spec = self.spec();
+        let vision = spec.vision.as_ref().map(|vision| (vision, limits.context_tokens()));
+        let watch = (StepCost::patient(), Some(Canary::restless(limits.kv_blocks())));
+        Rig::start_with(self.load(world, limits), limits, PLAN_AHEAD_MIN, vision, watch)
     }
 
     pub(super) fn spec(self) -> ModelSpec {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use protocol::Epoch;
 use protocol::lease::WorkerPhase;
 use protocol::stats::EngineStats;
-use protocol::worker::{EngineLoad, FromWorker};
+use protocol::worker::{EngineLoad, FromWorker, Proof};
 
 use crate::pipe;
 
@@ -30,9 +30,9 @@ impl Reporter {
         self.send(&FromWorker::Phase(phase));
     }
 
-    /// Says that the worker is alive; `stats` where it has an engine.
-    pub(super) fn alive(&self, load: EngineLoad, stats: Option<EngineStats>) {
-        self.send(&FromWorker::Alive { load, stats: stats.map(Box::new) });
+    /// Says that the worker is alive; `stats` where it has an engine, `proof` where its group has answered.
+    pub(super) fn alive(&self, load: EngineLoad, stats: Option<EngineStats>, proof: Option<Proof>) {
+        self.send(&FromWorker::Alive { load, stats: stats.map(Box::new), proof });
     }
 
     fn send(&self, message: &FromWorker) {

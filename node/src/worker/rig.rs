@@ -15,6 +15,7 @@ use sharding::layers::{Group, Logits, LogitsRow};
 use tokio::sync::mpsc;
 use transport::{CollectiveError, LocalCollective};
 
+use super::canary::Canary;
 use super::compute::Order;
 use super::constraints::constraints;
 use super::fault::StepFault;
@@ -24,8 +25,8 @@ use super::group::LeadingGroup;
 use super::leader::{Engine, Inbox, Leader, PLAN_AHEAD_MIN};
 use super::levels::Levels;
 use super::model::{ModelError, StepModel};
-use super::patience::Patience;
 use super::picture_desk::PictureDesk;
+use super::step_cost::StepCost;
 use super::submission::{EndedChoices, Reply, SUBMISSIONS_MAX, Submission};
 use crate::engine::{EngineLimits, NewPicture, Scheduler};
 use crate::grammar::Grammars;
@@ -34,9 +35,14 @@ use crate::grammar::Grammars;
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
 impl LeadingGroup for LocalCollective {
-    fn idle<F: Future>(&mut self, command: F) -> Result<F::Output, CollectiveError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        Ok(runtime.block_on(command))
+    fn idle<F: Future>(&mut self, command: F, until: Option<Instant>) -> Result<Option<F::Output>, CollectiveError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        Ok(runtime.block_on(async {
+            match until {
+                Some(until) => tokio::time::timeout_at(until.into(), command).await.ok(),
+                None => Some(command.await),
+            }
+        }))
     }
 }
 
@@ -47,6 +53,10 @@ pub(super) struct Counting {
     pub(super) poison: Option<u32>,
     /// Panics in this step.
     pub(super) dies_in: Option<u64>,
+    /// Does not come back from this step until the other end is dropped.
+    pub(super) hangs_in: Option<(u64, std::sync::mpsc::Receiver<()>)>,
+    /// The steps that it was asked for, and of how many sequences.
+    pub(super) seen: Option<std::sync::mpsc::Sender<(u64, usize)>>,
 }
 
 pub(super) const COUNTING_VOCAB: u32 = 64;
@@ -54,6 +64,12 @@ pub(super) const COUNTING_VOCAB: u32 = 64;
 impl StepModel for Counting {
     fn step(&mut self, group: &mut dyn Group, plan: &StepPlan) -> Result<Option<Logits>, ModelError> {
         assert_ne!(Some(plan.step), self.dies_in, "this rank dies as the test asks");
+        if let Some(seen) = &self.seen {
+            let _ = seen.send((plan.step, plan.seqs.len()));
+        }
+        if let Some((_, released)) = self.hangs_in.as_ref().filter(|(step, _)| *step == plan.step) {
+            let _ = released.recv();
+        }
         let world = usize::from(group.world_size().get());
         group.all_gather(&vec![1; world], &[1.0], &mut vec![0.0; world])?;
         let vocab = COUNTING_VOCAB as usize;
@@ -100,6 +116,26 @@ impl Rig {
         plan_ahead_min: Duration,
         vision: Option<(&VisionSpec, u32)>,
     ) -> Self {
+        Self::start_with(models, limits, plan_ahead_min, vision, (StepCost::patient(), None))
+    }
+
+    /// As [`Self::start`], with canaries in `block` and deadlines by measurement.
+    pub(super) fn start_watched<M: StepModel + Send + 'static>(
+        models: Vec<M>,
+        limits: EngineLimits,
+        block: u32,
+    ) -> Self {
+        let canary = Canary::new(block, Instant::now());
+        Self::start_with(models, limits, PLAN_AHEAD_MIN, None, (StepCost::uniform(1), Some(canary)))
+    }
+
+    pub(super) fn start_with<M: StepModel + Send + 'static>(
+        models: Vec<M>,
+        limits: EngineLimits,
+        plan_ahead_min: Duration,
+        vision: Option<(&VisionSpec, u32)>,
+        (cost, canary): (StepCost, Option<Canary>),
+    ) -> Self {
         let world = WorldSize::new(u16::try_from(models.len()).expect("few")).expect("a world size");
         let (orders, orders_rx) = mpsc::channel(8);
         let (submissions, submissions_rx) = mpsc::channel(SUBMISSIONS_MAX);
@@ -109,12 +145,11 @@ impl Rig {
         let inbox = Inbox { orders: orders_rx, submissions: submissions_rx };
         let (context_tokens, leader_gauge) = (limits.context_tokens(), gauge.clone());
         let desk = |(vision, tokens_max)| PictureDesk::new(vision, world.get(), tokens_max);
-        let patience = Patience::always(DEADLINE);
         let scheduler = Scheduler::new(limits, "a digest");
-        let engine = Engine { scheduler, pictures: vision.map(desk), plan_ahead_min, patience };
+        let engine = Engine { scheduler, pictures: vision.map(desk), plan_ahead_min, cost, canary };
         let leader = std::thread::spawn(move || Leader::new(group, model, engine, inbox, leader_gauge).run());
         let follower = |(mut group, mut model): (LocalCollective, M)| {
-            std::thread::spawn(move || follow(&mut group, &mut model, patience, &Gauge::default()))
+            std::thread::spawn(move || follow(&mut group, &mut model, &Gauge::default(), DEADLINE))
         };
         let followers = ranks.map(follower).collect();
         let nano = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/autoglm-nano");

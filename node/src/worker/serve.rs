@@ -249,6 +249,9 @@ impl Front {
                 said = recv.recv(deadline.into_std()), if listening => match said {
                     Err(StreamError::Ended | StreamError::Deadline { .. }) => listening = false,
                     Err(gone) => return Err(gone),
+                    Ok(frame) if frame.epoch != self.epoch => {
+                        return Err(StreamError::StaleEpoch { found: frame.epoch, expected: self.epoch });
+                    }
                     Ok(frame) => accepted.end_choice(frame.read::<EndChoice>()?),
                 },
                 n = accepted.replies.recv_many(&mut batch, REPLIES_PER_FRAME) => {

@@ -19,7 +19,7 @@ use super::{
     Unobserved, VisionTower, VocabParallelEmbedding,
 };
 use crate::checkpoint::{Checkpoint, Weights};
-use crate::planner::{check_plan, mlp_atoms};
+use crate::planner::{canary_block, check_plan, mlp_atoms};
 use crate::spec::ModelSpec;
 
 /// One rank's shard of a dense GLM text model, with its KV cache, and the whole vision tower where the model has one.
@@ -34,7 +34,7 @@ pub struct Glm4Text {
     lm_head: LmHead,
     rope: Rope,
     vision: Option<VisionTower>,
-    /// One a layer, `kv_tokens / BLOCK_TOKENS` blocks each. The lock is the custom ops' need: there is one caller.
+    /// One a layer, `kv_tokens / BLOCK_TOKENS` blocks each, and one for canaries. The lock is the custom ops' need: there is one caller.
     kv: Vec<Mutex<KvLayer>>,
     /// KV blocks a layer.
     blocks: usize,
@@ -78,7 +78,7 @@ impl Glm4Text {
         let norm = RmsNorm::load(loader, &format!("{prefix}.norm"), spec.rms_norm_eps)?;
         let lm_head = LmHead::load(loader, if spec.tie_word_embeddings { &embed } else { "lm_head" }, plan)?;
         let vision = spec.vision.as_ref().map(|vision| VisionTower::load(loader, vision, pool.clone())).transpose()?;
-        let blocks = plan.kv_tokens as usize / BLOCK_TOKENS;
+        let blocks = canary_block(plan) as usize + 1;
         let kv_layer = || Mutex::new(KvLayer::new(blocks, own.cut.kv_heads.range().len(), spec.head_dim as usize));
         Ok(Self {
             rank,

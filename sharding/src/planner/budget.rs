@@ -3,9 +3,9 @@
 //! Not here: what is free. Invariant: the weights are counted from the very slices that the layers load, so the number
 //! before loading is the number after it.
 
-use protocol::{ByteBudget, Dtype, Rank, RankCut, ReductionTree};
+use protocol::{ByteBudget, Dtype, Plan, Rank, RankCut, ReductionTree};
 
-use super::request::PlanRequest;
+use super::request::{BLOCK_TOKENS, PlanRequest};
 use super::seeing::seeing_bytes;
 use crate::partition::{Rule, TensorSlice, slices};
 use crate::spec::ModelSpec;
@@ -27,6 +27,12 @@ pub fn prompt_rows_max(spec: &ModelSpec, step_tokens: u32) -> u32 {
     (PROMPT_LOGITS_MAX / spec.vocab_size.max(1)).min(step_tokens).max(1)
 }
 
+/// The KV block beyond those that sequences are given: what rank 0's canaries write and read, and nobody else.
+#[must_use]
+pub fn canary_block(plan: &Plan) -> u32 {
+    plan.kv_tokens / BLOCK_TOKENS
+}
+
 /// Budget of `rank`, whose cut stands at its place in `cuts`, for contexts of `context_tokens` in a KV cache of `kv_tokens`
 /// tokens.
 ///
@@ -43,7 +49,7 @@ pub fn budget(
     let cut = &cuts[rank.index()];
     ByteBudget {
         weights: weight_bytes(spec, cut, request.dtype, request.stored_f32),
-        kv_cache: kv_bytes_per_token(spec, cut) * u64::from(kv_tokens),
+        kv_cache: kv_bytes_per_token(spec, cut) * (u64::from(kv_tokens) + u64::from(BLOCK_TOKENS)),
         activations: activation_bytes(spec, request, cuts, rank)
             .saturating_add(spec.vision.as_ref().map_or(0, |vision| seeing_bytes(vision, context_tokens, rank)))
             .saturating_add(OVERHEAD_BYTES),

@@ -13,7 +13,7 @@ mod table;
 
 use protocol::{Plan, RankPlan};
 
-pub use budget::{budget, kv_bytes_per_token, prompt_rows_max, weight_bytes};
+pub use budget::{budget, canary_block, kv_bytes_per_token, prompt_rows_max, weight_bytes};
 pub use cut::{CutError, Shares, check_plan, cuts, head_cols, mlp_atoms, mlp_cols};
 pub use error::PlanError;
 pub use request::{

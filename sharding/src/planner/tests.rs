@@ -98,7 +98,7 @@ fn the_default_cache_shrinks_to_the_memory_but_not_below_one_context() {
     assert_eq!(plan1.kv_tokens, KV_TOKENS_DEFAULT_MAX - 63 * BLOCK_TOKENS);
     assert!(plan1.ranks[0].budget.total() <= tight[0].memory_free);
 
-    let least = whole.total() - whole.kv_cache + 32_768 * per_token;
+    let least = whole.total() - whole.kv_cache + (32_768 + u64::from(BLOCK_TOKENS)) * per_token;
     assert_eq!(plan(&spec(), &request(1, &nodes(&[least]))).map(|p| p.kv_tokens), Ok(32_768));
     let short = nodes(&[least - 1]);
     let error = plan(&spec(), &request(1, &short)).expect_err("one byte short");

@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use protocol::step::{PieceHead, StepPlan};
 use protocol::{Rank, ReductionTree, WorldSize};
 
-use super::{AbortHandle, Collective, CollectiveError, STEP_TIMEOUT, check_gather, check_world, reduce, reduce_width};
+use super::{AbortHandle, Collective, CollectiveError, check_gather, check_world, reduce, reduce_width, step_deadline};
 use crate::Deadline;
 use crate::quic::ConnectionLost;
 
@@ -44,7 +44,7 @@ pub struct LocalCollective {
     world: WorldSize,
     hub: Arc<Hub>,
     abort: AbortHandle,
-    step_timeout: Duration,
+    step_deadline: Option<Deadline>,
     next_op: u64,
 }
 
@@ -64,7 +64,7 @@ impl LocalCollective {
                     hub.changed.notify_all();
                 }
             });
-            Self { rank, world, hub: hub.clone(), abort, step_timeout: STEP_TIMEOUT, next_op: 1 }
+            Self { rank, world, hub: hub.clone(), abort, step_deadline: None, next_op: 1 }
         };
         world.ranks().map(member).collect()
     }
@@ -112,12 +112,13 @@ impl LocalCollective {
         let op = self.next_op;
         self.next_op += 1;
         self.post(op, &Arc::from(mine));
-        let deadline = Deadline::after(self.step_timeout);
+        let deadline = step_deadline(self.step_deadline);
+        let waited = deadline.remaining();
         let mut parts: Vec<Arc<[f32]>> = vec![Arc::from([]); counts.len()];
         for rank in self.peers() {
             let mail = self
                 .take(rank, deadline)?
-                .ok_or_else(|| CollectiveError::Deadline { waiting_for: vec![rank.0], waited: self.step_timeout })?;
+                .ok_or_else(|| CollectiveError::Deadline { waiting_for: vec![rank.0], waited })?;
             let head = |op, total: usize| PieceHead { op, at: 0, total: u32::try_from(total).unwrap_or(u32::MAX) };
             match mail {
                 Mail::Values { op: found, values } if found == op && values.len() == counts[rank.index()] => {
@@ -173,7 +174,8 @@ impl Collective for LocalCollective {
         if self.rank != Rank(0) {
             return Err(CollectiveError::NotLeader { rank: self.rank });
         }
-        let deadline = Deadline::after(self.step_timeout);
+        let deadline = step_deadline(self.step_deadline);
+        let waited = deadline.remaining();
         let mut state = self.hub.lock();
         loop {
             if self.abort.is_aborted() {
@@ -186,7 +188,7 @@ impl Collective for LocalCollective {
             }
             let remaining = deadline.remaining();
             if remaining.is_zero() {
-                return Err(CollectiveError::Deadline { waiting_for, waited: self.step_timeout });
+                return Err(CollectiveError::Deadline { waiting_for, waited });
             }
             state = self.hub.changed.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -211,8 +213,8 @@ impl Collective for LocalCollective {
         }
     }
 
-    fn set_step_timeout(&mut self, timeout: Duration) {
-        self.step_timeout = timeout;
+    fn set_step_deadline(&mut self, deadline: Deadline) {
+        self.step_deadline = Some(deadline);
     }
 
     fn abort_handle(&self) -> AbortHandle {

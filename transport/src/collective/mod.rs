@@ -63,16 +63,22 @@ pub trait Collective: Send {
     /// [`CollectiveError`], at once when any peer is lost; [`CollectiveError::NotLeader`] on rank 0.
     fn recv_plan(&mut self, deadline: Deadline) -> Result<Option<StepPlan>, CollectiveError>;
 
-    /// Longest wait for peers within one collective, from now on.
-    fn set_step_timeout(&mut self, timeout: Duration);
+    /// When every wait for peers within collectives, and for their taking a plan, ends at the latest, until it is set
+    /// anew: the deadline of a step is the deadline of all of its collectives.
+    fn set_step_deadline(&mut self, deadline: Deadline);
 
     /// A handle by which another thread ends every pending and later wait of this rank with
     /// [`CollectiveError::Aborted`].
     fn abort_handle(&self) -> AbortHandle;
 }
 
-/// Longest wait for peers within one collective, unless set otherwise.
+/// Longest wait for peers within one collective of a group that was set no deadline.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// When the waits of a collective that begins now end.
+fn step_deadline(set: Option<Deadline>) -> Deadline {
+    set.unwrap_or_else(|| Deadline::after(STEP_TIMEOUT))
+}
 
 /// Checks the lengths that the caller gives to an all-reduce; returns `n`.
 fn reduce_width(tree: &ReductionTree, rank: Rank, mine: &[f32], out: &[f32]) -> Result<usize, CollectiveError> {

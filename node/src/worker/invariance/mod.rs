@@ -6,6 +6,7 @@
 
 mod after_cancellations;
 mod alone_and_in_a_batch;
+mod beside_canaries;
 mod choices_and_alone;
 mod chunked_by_16;
 mod planned_ahead;

@@ -1,7 +1,5 @@
 //! A rank's end of a group with devices: the collectives over an [`Owner`], all else over a [`QuicGroup`].
 
-use std::time::Duration;
-
 use protocol::step::StepPlan;
 use protocol::{Rank, ReductionTree, WorldSize};
 
@@ -10,7 +8,7 @@ use super::owner::{Device, Gather, Owner};
 use super::{CudaOrdinal, NcclError, NcclId, library};
 use crate::Deadline;
 use crate::collective::{
-    AbortHandle, Collective, CollectiveError, QuicGroup, STEP_TIMEOUT, check_gather, check_world, reduce, reduce_width,
+    AbortHandle, Collective, CollectiveError, QuicGroup, check_gather, check_world, reduce, reduce_width, step_deadline,
 };
 
 /// One rank's end of a group whose activations go over NCCL. It belongs to the thread that computes, like the
@@ -24,7 +22,7 @@ pub struct NcclGroup {
     state: State,
     plans: QuicGroup,
     device: CudaOrdinal,
-    step_timeout: Duration,
+    step_deadline: Option<Deadline>,
     /// The buffers of the last gather.
     spare: Gather,
 }
@@ -38,7 +36,7 @@ impl NcclGroup {
     /// A group that is to use `device` for values and `plans` for everything else. Touches no device yet.
     #[must_use]
     pub fn over(plans: QuicGroup, device: CudaOrdinal) -> Self {
-        Self { state: State::Idle, plans, device, step_timeout: STEP_TIMEOUT, spare: Gather::default() }
+        Self { state: State::Idle, plans, device, step_deadline: None, spare: Gather::default() }
     }
 
     /// The links for plans: to be formed before [`Self::form`], and to idle on.
@@ -128,7 +126,7 @@ impl NcclGroup {
         if width > 0 {
             let State::Formed(owner) = &mut self.state else { return Err(CollectiveError::NotFormed) };
             let done = match owner.order(gather) {
-                Ok(()) => self.settle(Deadline::after(self.step_timeout)),
+                Ok(()) => self.settle(step_deadline(self.step_deadline)),
                 Err(e) => Err(e.into()),
             };
             gather = self.note(done)?;
@@ -195,9 +193,9 @@ impl Collective for NcclGroup {
         self.plans.recv_plan(deadline)
     }
 
-    fn set_step_timeout(&mut self, timeout: Duration) {
-        self.step_timeout = timeout;
-        self.plans.set_step_timeout(timeout);
+    fn set_step_deadline(&mut self, deadline: Deadline) {
+        self.step_deadline = Some(deadline);
+        self.plans.set_step_deadline(deadline);
     }
 
     fn abort_handle(&self) -> AbortHandle {

@@ -223,7 +223,7 @@ fn the_bits_are_those_of_threads_on_devices() {
     let late = with_links(2, |group| {
         group.form(&ids[1], LONG).expect("both devices are here");
         let first = group.rank() == Rank(0);
-        group.set_step_timeout(SHORT);
+        group.set_step_deadline(SHORT.into());
         let error = first.then(|| group.all_gather(&[1, 1], &[1.0], &mut [0.0; 2]).expect_err("rank 1 does nothing"));
         together.wait();
         error
@@ -256,7 +256,7 @@ fn a_rank_that_does_not_gather_fails_the_others_at_their_deadline() {
         if group.rank() == Rank(1) {
             return None;
         }
-        group.set_step_timeout(SHORT);
+        group.set_step_deadline(SHORT.into());
         let begun = Instant::now();
         let error = group.all_gather(&[1, 1], &[1.0], &mut [0.0; 2]).expect_err("rank 1 does nothing");
         assert!(begun.elapsed() >= SHORT && begun.elapsed() < LONG);

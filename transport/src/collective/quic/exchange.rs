@@ -43,6 +43,30 @@ impl Operation {
         out[HEADER_BYTES..].copy_from_slice(&head.encode());
         out
     }
+
+    /// Whether `opening`, which came from `rank`, is that of the piece due at value `at` of `total`.
+    fn check(self, rank: Rank, opening: &[u8; OPENING_BYTES], at: usize, total: usize) -> Result<(), CollectiveError> {
+        let (header, head) = opening.split_at(HEADER_BYTES);
+        let header = header.try_into().expect("split at HEADER_BYTES");
+        let header = FrameHeader::decode(header).map_err(|e| CollectiveError::bad_frame(rank, &e))?;
+        if header.epoch != self.epoch {
+            return Err(CollectiveError::WrongEpoch { rank, found: header.epoch, expected: self.epoch });
+        }
+        if header.kind != Kind::Collective {
+            let e = FrameError::UnexpectedKind { found: header.kind, expected: Kind::Collective };
+            return Err(CollectiveError::bad_frame(rank, &e));
+        }
+        let found = PieceHead::decode(head.try_into().expect("the rest is a piece's head"));
+        let (expected, values) = self.piece(at, total);
+        if found != expected {
+            return Err(CollectiveError::OutOfStep { rank, found, expected });
+        }
+        if header.body_len as usize != PIECE_HEAD_BYTES + values * VALUE_BYTES {
+            let reason = format!("piece of {} bytes at {found}, expected {values} values", header.body_len);
+            return Err(CollectiveError::BadFrame { rank, reason });
+        }
+        Ok(())
+    }
 }
 
 /// Refuses a contribution whose values a piece's head cannot count.
@@ -174,27 +198,28 @@ impl Transfer {
         Ok(())
     }
 
+    /// Whether the piece that opens is the one due.
     fn check_opening(&self, operation: Operation, total: usize) -> Result<(), CollectiveError> {
-        let rank = self.rank;
-        let (header, head) = self.opening.split_at(HEADER_BYTES);
-        let header = header.try_into().expect("split at HEADER_BYTES");
-        let header = FrameHeader::decode(header).map_err(|e| CollectiveError::bad_frame(rank, &e))?;
-        if header.epoch != operation.epoch {
-            return Err(CollectiveError::WrongEpoch { rank, found: header.epoch, expected: operation.epoch });
+        operation.check(self.rank, &self.opening, self.in_at, total)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_of_another_epoch_operation_or_length_is_not_taken() {
+        let due = Operation { epoch: Epoch(5), op: 9 };
+        let check = |opening: [u8; OPENING_BYTES]| due.check(Rank(1), &opening, 0, 100);
+        assert!(check(due.opening(0, 100)).is_ok());
+        for epoch in [Epoch(4), Epoch(6)] {
+            let e = check(Operation { epoch, ..due }.opening(0, 100)).expect_err("of another epoch");
+            assert!(matches!(e, CollectiveError::WrongEpoch { rank: Rank(1), expected: Epoch(5), .. }), "{e}");
         }
-        if header.kind != Kind::Collective {
-            let e = FrameError::UnexpectedKind { found: header.kind, expected: Kind::Collective };
-            return Err(CollectiveError::bad_frame(rank, &e));
+        for opening in [Operation { op: 8, ..due }.opening(0, 100), due.opening(0, 99), due.opening(1, 100)] {
+            let e = check(opening).expect_err("another piece");
+            assert!(matches!(e, CollectiveError::OutOfStep { .. }), "{e}");
         }
-        let found = PieceHead::decode(head.try_into().expect("the rest is a piece's head"));
-        let (expected, values) = operation.piece(self.in_at, total);
-        if found != expected {
-            return Err(CollectiveError::OutOfStep { rank, found, expected });
-        }
-        if header.body_len as usize != PIECE_HEAD_BYTES + values * VALUE_BYTES {
-            let reason = format!("piece of {} bytes at {found}, expected {values} values", header.body_len);
-            return Err(CollectiveError::BadFrame { rank, reason });
-        }
-        Ok(())
     }
 }

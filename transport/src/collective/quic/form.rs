@@ -77,6 +77,7 @@ impl QuicGroup {
         if matches!(self.state, State::Formed(_)) {
             self.dissolve("the rank forms another group");
         }
+        self.step_deadline = None;
         let deadline = deadline.into();
         let formed = self.form_mesh(&hello, epoch, peers, deadline).and_then(|mesh| {
             self.state = State::Formed(mesh);

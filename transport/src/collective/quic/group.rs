@@ -17,7 +17,7 @@ use super::link::{ArriveError, Arriving, Link};
 use super::socket::GroupSocket;
 use crate::Deadline;
 use crate::collective::{
-    AbortHandle, Collective, CollectiveError, STEP_TIMEOUT, check_gather, check_world, reduce, reduce_width,
+    AbortHandle, Collective, CollectiveError, check_gather, check_world, reduce, reduce_width, step_deadline,
 };
 use crate::identity::NodeIdentity;
 use crate::quic::{BindError, bind_udp, endpoint_config};
@@ -34,7 +34,7 @@ pub struct QuicGroup {
     pub(super) identity: NodeIdentity,
     pub(super) state: State,
     waiter: Waiter,
-    step_timeout: Duration,
+    pub(super) step_deadline: Option<Deadline>,
 }
 
 pub(super) enum State {
@@ -165,7 +165,7 @@ impl QuicGroup {
         let waiter = Waiter { runtime, abort: AbortHandle::new(|| {}), spin: config.spin };
         let endpoint_config = endpoint_config(identity, socket.local_addr());
         let driver = Driver::new(socket, server, config, endpoint_config);
-        Ok(Self { driver, identity: identity.clone(), state: State::Idle, waiter, step_timeout: STEP_TIMEOUT })
+        Ok(Self { driver, identity: identity.clone(), state: State::Idle, waiter, step_deadline: None })
     }
 
     /// Where peers reach it.
@@ -302,8 +302,8 @@ impl QuicGroup {
     }
 
     fn write_plan(&mut self, bytes: &[u8]) -> Result<(), CollectiveError> {
-        let deadline = Deadline::after(self.step_timeout);
-        let waited = self.step_timeout;
+        let deadline = step_deadline(self.step_deadline);
+        let waited = deadline.remaining();
         let (mesh, driver, waiter) = self.mesh()?;
         let mut left: Vec<(Rank, Link, usize)> = mesh.peers().map(|(rank, link)| (rank, link, 0)).collect();
         let done = waiter.wait(driver, deadline, |driver| {
@@ -337,11 +337,17 @@ impl QuicGroup {
         })?;
         mesh.plan = arriving;
         let Some(frame) = frame else { return Ok(None) };
-        if frame.epoch != mesh.epoch {
-            return Err(CollectiveError::WrongEpoch { rank, found: frame.epoch, expected: mesh.epoch });
-        }
-        frame.read::<StepPlan>().map(Some).map_err(|e| CollectiveError::bad_frame(rank, &e))
+        plan_of(&frame, mesh.epoch).map(Some)
     }
+}
+
+/// Rank 0's plan, if it is one of this epoch.
+fn plan_of(frame: &Frame, epoch: Epoch) -> Result<StepPlan, CollectiveError> {
+    let rank = Rank(0);
+    if frame.epoch != epoch {
+        return Err(CollectiveError::WrongEpoch { rank, found: frame.epoch, expected: epoch });
+    }
+    frame.read::<StepPlan>().map_err(|e| CollectiveError::bad_frame(rank, &e))
 }
 
 async fn sleep_until(timer: Option<Instant>) {
@@ -372,7 +378,7 @@ impl Collective for QuicGroup {
         check_world(tree.world_size(), mesh.world)?;
         let n = reduce_width(tree, rank, mine, out)?;
         let counts: Vec<usize> = (0..tree.world_size()).map(|r| tree.sent_by(r).len() * n).collect();
-        let done = self.exchange(&counts, mine, Deadline::after(self.step_timeout));
+        let done = self.exchange(&counts, mine, step_deadline(self.step_deadline));
         self.note(done)?;
         let (mesh, _, _) = self.mesh()?;
         let mut parts: Vec<&[f32]> = mesh.received.iter().map(Vec::as_slice).collect();
@@ -385,7 +391,7 @@ impl Collective for QuicGroup {
         let (mesh, _, _) = self.mesh()?;
         let rank = mesh.rank;
         check_gather(counts, mesh.world, rank, mine, out)?;
-        let done = self.exchange(counts, mine, Deadline::after(self.step_timeout));
+        let done = self.exchange(counts, mine, step_deadline(self.step_deadline));
         self.note(done)?;
         let (mesh, _, _) = self.mesh()?;
         let mut at = 0;
@@ -417,8 +423,8 @@ impl Collective for QuicGroup {
         self.note(done)
     }
 
-    fn set_step_timeout(&mut self, timeout: Duration) {
-        self.step_timeout = timeout;
+    fn set_step_deadline(&mut self, deadline: Deadline) {
+        self.step_deadline = Some(deadline);
     }
 
     fn abort_handle(&self) -> AbortHandle {
@@ -429,5 +435,27 @@ impl Collective for QuicGroup {
 impl Drop for QuicGroup {
     fn drop(&mut self) {
         self.driver.close_all("the rank has ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::Message;
+
+    use super::*;
+
+    #[test]
+    fn a_step_plan_of_another_epoch_is_not_believed() {
+        let plan = StepPlan::last(7);
+        for (found, believed) in [(4, false), (5, true), (6, false)] {
+            let mut body = rkyv::util::AlignedVec::new();
+            body.extend_from_slice(&plan.to_body());
+            let frame = Frame { kind: StepPlan::KIND, epoch: Epoch(found), body };
+            let outcome = plan_of(&frame, Epoch(5));
+            assert_eq!(outcome.is_ok(), believed, "{outcome:?}");
+            if !believed {
+                assert!(matches!(outcome, Err(CollectiveError::WrongEpoch { expected: Epoch(5), .. })), "{outcome:?}");
+            }
+        }
     }
 }
