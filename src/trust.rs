@@ -47,10 +47,7 @@ pub(crate) fn create(dir: &Path, coordinators: &[CoordinatorId]) -> anyhow::Resu
     let ca = ClusterCa::create(cluster)?;
     ca.save(&ca_dir(dir))?;
     for id in coordinators {
-        let name = NodeId::new(format!("coordinator-{id}"))?;
-        let home = coordinator_dir(dir, *id);
-        ca.issue(&Identity { cluster, role: Role::Coordinator, name })?.save(&home)?;
-        ca.save(&home)?;
+        issue_coordinator(&ca, dir, *id)?;
     }
     let admin = Identity { cluster, role: Role::Admin, name: NodeId::new("admin")? };
     ca.issue(&admin)?.save(&admin_dir(dir))?;
@@ -58,6 +55,24 @@ pub(crate) fn create(dir: &Path, coordinators: &[CoordinatorId]) -> anyhow::Resu
     let token = JoinToken { ca_sha256: ca.fingerprint(), secret };
     write_secret(&join_token_file(dir), &format!("{}\n", token.expose()))?;
     Ok(cluster)
+}
+
+/// Issues the identity of one more coordinator.
+///
+/// # Errors
+/// No CA in `dir`, or a file that cannot be written.
+pub(crate) fn add_coordinator(dir: &Path, id: CoordinatorId) -> anyhow::Result<ClusterId> {
+    let ca = ClusterCa::load(&ca_dir(dir))?;
+    issue_coordinator(&ca, dir, id)?;
+    Ok(ca.cluster())
+}
+
+fn issue_coordinator(ca: &ClusterCa, dir: &Path, id: CoordinatorId) -> anyhow::Result<()> {
+    let name = NodeId::new(format!("coordinator-{id}"))?;
+    let home = coordinator_dir(dir, id);
+    ca.issue(&Identity { cluster: ca.cluster(), role: Role::Coordinator, name })?.save(&home)?;
+    ca.save(&home)?;
+    Ok(())
 }
 
 /// Sixteen bytes that nobody can guess.

@@ -26,7 +26,7 @@ use crate::journal::Journal;
 use crate::lease::Sessions;
 use crate::metrics::{self, Picture};
 use crate::publish;
-use crate::raft::{Consensus, ConsensusConfig, ConsensusError, StateDir, StateDirError, certificate_name};
+use crate::raft::{Consensus, ConsensusConfig, ConsensusError, Out, StateDir, StateDirError, certificate_name};
 use crate::reconcile::{Reconciler, RecordSource};
 use crate::view::ClusterView;
 
@@ -196,6 +196,15 @@ impl Coordinator {
         self.consensus.failed().await
     }
 
+    /// Waits until the coordinator has no place in the cluster any more, with the reason; for ever while it has. It goes on
+    /// serving from what it knows until whoever owns it shuts it down.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn out(&self) -> Out {
+        self.consensus.out().await
+    }
+
     /// Admits no more requests, lets streams finish for at most `drain`, then ends every task and waits for it. What was
     /// acknowledged is on disk.
     pub async fn shutdown(self, drain: Duration) {
@@ -274,13 +283,12 @@ impl Serving {
             tasks.spawn(async move { drop(source.read().await) });
         }
         let reconciler = Reconciler::new(consensus.clone(), source, config.lease);
-        let sessions = Sessions::new(reconciler.lead(), consensus.leadership(), &config.members, config.lease);
+        let sessions = Sessions::new(reconciler.lead(), consensus.leadership(), consensus.members(), config.lease);
         let internal = Arc::new(Internal { consensus: consensus.clone(), sessions, journal: self.journal });
-        let others = config.members.iter().map(|m| m.id).filter(|id| *id != config.id).collect();
         let joins = Joins { ca: self.ca, token: config.join_token };
-        let parts = Arc::new(AdminParts { consensus: consensus.clone(), members: config.members, joins });
+        let parts = Arc::new(AdminParts { consensus: consensus.clone(), joins });
         tasks.spawn(metrics::follow(consensus.clone(), self.pictures, cancel.clone()));
-        tasks.spawn(publish::follow(consensus, others, self.view, cancel.clone()));
+        tasks.spawn(publish::follow(consensus, self.view, cancel.clone()));
         tasks.spawn(reconciler.run(cancel.clone()));
         tasks.spawn(internal.accept(self.endpoint, tasks.clone(), cancel.clone()));
         tasks.spawn(self.admin.serve(parts, tasks.clone(), cancel.clone()));

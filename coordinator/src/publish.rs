@@ -19,17 +19,11 @@ use crate::view::{ClusterView, Control, ReadyReplica, ServedDeployment, UnreadyR
 /// How often it is looked which other coordinators are connected.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Publishes after each applied entry, each change of leader and each change of who is reached, until cancelled. `others` are
-/// the other coordinators.
-pub(crate) async fn follow(
-    consensus: Consensus,
-    others: BTreeSet<CoordinatorId>,
-    view: watch::Sender<Arc<ClusterView>>,
-    cancel: CancellationToken,
-) {
+/// Publishes after each applied entry, each change of leader and each change of who is reached, until cancelled.
+pub(crate) async fn follow(consensus: Consensus, view: watch::Sender<Arc<ClusterView>>, cancel: CancellationToken) {
     let mut applied = consensus.applied();
     let mut leadership = consensus.leadership();
-    let mut control = Control { others: others.len(), ..Control::default() };
+    let mut control = Control::default();
     let mut ticks = interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let failed = consensus.failed();
@@ -40,6 +34,10 @@ pub(crate) async fn follow(
             Some(_) => None,
             None => control.leaderless_since.or_else(|| Some(Instant::now())),
         };
+        let members = Arc::clone(&consensus.members().borrow());
+        let others = members.list.iter().map(|m| m.addrs.id).filter(|id| *id != consensus.id());
+        let others: BTreeSet<CoordinatorId> = others.collect();
+        control.others = others.len();
         control.unreached = others.difference(&consensus.reached()).copied().collect();
         let fresh = view_of(&applied.borrow_and_update(), leader, control.clone());
         view.send_if_modified(|old| {

@@ -137,7 +137,8 @@ impl Leader {
     /// Its lease outlasts the test: it answers only while the test orders something.
     pub(crate) async fn accept(endpoint: &Endpoint, term: u64) -> Self {
         let (connection, send, recv) = accept(endpoint).await;
-        let orders = NodeOrders { term: Term(term), lease_ms: 60_000, heartbeat_ms: 200, ranks: vec![] };
+        let orders =
+            NodeOrders { term: Term(term), lease_ms: 60_000, heartbeat_ms: 200, ranks: vec![], coordinators: vec![] };
         Self { _connection: connection, send, recv, orders }
     }
 

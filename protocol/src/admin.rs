@@ -14,7 +14,7 @@ use crate::{ByteBudget, CoordinatorId, Epoch, Generation, NodeId, PictureLimits,
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ErrorBody {
     /// Stable, for programs: `no_leader`, `no_quorum`, `outcome_unknown`, `unauthorized`, `precondition_failed`,
-    /// `not_found`, `bad_request`. All but `outcome_unknown` say that nothing was written.
+    /// `not_found`, `bad_request`, `change_in_progress`, `not_caught_up`. All but `outcome_unknown` say that nothing was written.
     pub code: String,
     /// One line, for people.
     pub message: String,
@@ -221,11 +221,27 @@ pub struct DeploymentInfo {
 pub struct MemberInfo {
     /// Its id.
     pub id: CoordinatorId,
-    /// `leader`, `follower`, `candidate`, `unreachable` or `unknown`, as the answering coordinator knows.
+    /// `leader`, `follower`, `learner`, `candidate`, `unreachable` or `unknown`, as the answering coordinator knows.
     pub role: String,
+    /// Whether it votes; one that does not is being added.
+    pub votes: bool,
     /// The term it is known in.
     pub term: Term,
     /// Its internal QUIC address.
+    pub internal_addr: String,
+    /// Its admin address.
+    pub admin_addr: String,
+    /// Its public address.
+    pub public_addr: String,
+}
+
+/// A coordinator to be added: `POST /v1/members`. `DELETE /v1/members/{id}` removes one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddMember {
+    /// Its id; never one that was used before.
+    pub id: CoordinatorId,
+    /// Its internal QUIC address, `ip:port` as the others reach it.
     pub internal_addr: String,
     /// Its admin address.
     pub admin_addr: String,

@@ -22,6 +22,8 @@ use crate::{DeploymentSpec, Epoch, NodeId, Plan, Rank, ReplicaId, Term};
 
 /// Most ranks that one node runs.
 pub const RANKS_PER_NODE_MAX: usize = 64;
+/// Most coordinators that a node is told of.
+pub const COORDINATORS_MAX: usize = 16;
 
 /// What a node has.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize, serde::Serialize, serde::Deserialize)]
@@ -161,8 +163,18 @@ pub struct NodeOrders {
     pub heartbeat_ms: u32,
     /// The ranks it should run.
     pub ranks: Vec<RankOrder>,
+    /// Where the coordinators are now, `ip:port`: the node keeps them, and finds the cluster when every one that it was
+    /// configured with is gone.
+    pub coordinators: Vec<String>,
 }
 message!(NodeOrders, NodeOrders, |o| {
+    if o.coordinators.len() > COORDINATORS_MAX {
+        return Err(format!("{} coordinators, at most {COORDINATORS_MAX}", o.coordinators.len()));
+    }
+    if let Some(wrong) = o.coordinators.iter().find(|addr| addr.parse::<std::net::SocketAddr>().is_err()) {
+        let wrong: String = wrong.chars().take(80).collect();
+        return Err(format!("a coordinator at `{wrong}`, expected ip:port"));
+    }
     if o.ranks.len() > RANKS_PER_NODE_MAX {
         return Err(format!("{} ranks ordered of one node, at most {RANKS_PER_NODE_MAX}", o.ranks.len()));
     }

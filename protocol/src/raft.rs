@@ -23,6 +23,14 @@ pub enum RaftCall {
     Heard,
     /// Whether the caller may stand for election; changes nothing.
     MayStand,
+    /// A change of the members, forwarded by a follower.
+    ChangeMembers,
+    /// Whether the one who is asked is new: without a log and a vote.
+    Hello,
+    /// Every coordinator is new: the caller founds the cluster.
+    Found,
+    /// What the cluster says of a coordinator: whether it is a member.
+    Standing,
 }
 
 /// Coordinator to coordinator.

@@ -174,7 +174,8 @@ fn samples() -> String {
     line(&mut out, "RaftResponse", RaftResponse { body: vec![3] });
     let report = NodeReport { node: node(), incarnation: 1, inventory, workers: vec![status], leaving: false };
     line(&mut out, "NodeReport", report);
-    let orders = NodeOrders { term: Term(3), lease_ms: 3000, heartbeat_ms: 500, ranks: vec![order] };
+    let coordinators = vec!["10.0.0.1:7000".to_owned()];
+    let orders = NodeOrders { term: Term(3), lease_ms: 3000, heartbeat_ms: 500, ranks: vec![order], coordinators };
     line(&mut out, "NodeOrders", orders.clone());
     let groups = vec![GroupAddrs { replica: ReplicaId(4), epoch: Epoch(5), ranks: vec![rank_addr()] }];
     let fences = vec![(ReplicaId(4), Epoch(5))];

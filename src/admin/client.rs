@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use protocol::admin::{
-    CordonRequest, CordonWritten, DeploymentInfo, ErrorBody, Listing, MemberInfo, NodeInfo, ScaleRequest, ScaleWritten,
-    Single,
+    AddMember, CordonRequest, CordonWritten, DeploymentInfo, ErrorBody, Listing, MemberInfo, NodeInfo, ScaleRequest,
+    ScaleWritten, Single,
 };
-use protocol::{NodeId, Revision};
+use protocol::{CoordinatorId, NodeId, Revision};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use transport::NodeIdentity;
@@ -22,6 +22,8 @@ use crate::trust;
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one coordinator may take to answer a change: longer than it tries, so that its own word for the outcome is heard.
 const WRITE_CALL_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long it may take to change the members: a new coordinator must come up to date.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(12);
 /// Largest answer that is read, bytes.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
@@ -97,12 +99,15 @@ impl From<AdminError> for Failure {
             AdminError::Refused { .. } if error.is_without_majority() => {
                 Self::unreachable(anyhow::anyhow!("{error}; --stale shows what one coordinator knows"))
             }
-            AdminError::Refused { code, .. } if code == "precondition_failed" || code == "not_found" => {
-                Self::refused(error)
-            }
+            AdminError::Refused { code, .. } if is_refusal(code) => Self::refused(error),
             AdminError::Refused { .. } | AdminError::Malformed { .. } => anyhow::Error::new(error).into(),
         }
     }
+}
+
+/// Whether a refusal says that something must hold before.
+fn is_refusal(code: &str) -> bool {
+    matches!(code, "precondition_failed" | "change_in_progress" | "not_found")
 }
 
 impl AdminError {
@@ -160,6 +165,60 @@ impl AdminClient {
     /// [`AdminError`].
     pub(crate) async fn members(&self) -> Result<Listing<MemberInfo>, AdminError> {
         self.get("/v1/members").await
+    }
+
+    /// Adds a coordinator. Asking again for what is done already changes nothing.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub(crate) async fn add_member(&self, member: &AddMember) -> Result<(), AdminError> {
+        self.change_members(async |addr| {
+            self.http.post(format!("https://{addr}/v1/members")).json(member).timeout(CHANGE_TIMEOUT).send().await
+        })
+        .await
+    }
+
+    /// Removes a coordinator. Asking again for what is done already changes nothing.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub(crate) async fn remove_member(&self, id: CoordinatorId) -> Result<(), AdminError> {
+        self.change_members(async |addr| {
+            self.http.delete(format!("https://{addr}/v1/members/{id}")).timeout(CHANGE_TIMEOUT).send().await
+        })
+        .await
+    }
+
+    /// Asks one coordinator after the other, until one says what became of it.
+    async fn change_members(
+        &self,
+        ask: impl AsyncFn(SocketAddr) -> Result<reqwest::Response, reqwest::Error>,
+    ) -> Result<(), AdminError> {
+        let mut tried = Vec::new();
+        let mut refused = None;
+        for addr in &self.addrs {
+            let response = match ask(*addr).await {
+                Ok(response) if response.status() == reqwest::StatusCode::NO_CONTENT => return Ok(()),
+                Ok(response) => response,
+                Err(e) if e.is_connect() => {
+                    tried.push(format!("{addr}: {}", cause(&e)));
+                    continue;
+                }
+                Err(e) => return Err(unlisted(*addr, &cause(&e))),
+            };
+            match read::<serde::de::IgnoredAny>(*addr, response).await {
+                Err(AdminError::Refused { addr, code, message }) if code == "outcome_unknown" => {
+                    return Err(AdminError::Unknown { addr, message });
+                }
+                Err(AdminError::Malformed { addr, reason }) => return Err(unlisted(addr, &reason)),
+                Err(error) if error.is_without_majority() => refused = Some(error),
+                done => return done.map(drop),
+            }
+        }
+        match refused {
+            Some(AdminError::Refused { addr, code, message }) => Err(AdminError::NotWritten { addr, code, message }),
+            _ => Err(AdminError::Unreachable { tried }),
+        }
     }
 
     /// The deployments.
@@ -255,6 +314,12 @@ fn unanswered(addr: SocketAddr, reason: &str) -> AdminError {
         "no answer to the change ({reason}): it may have been made, and it may still be. Read what is there before trying \
          again, or try again with the generation or revision that it was planned against"
     );
+    AdminError::Unknown { addr, message }
+}
+
+/// A change of the members that was sent to `addr` and not answered.
+fn unlisted(addr: SocketAddr, reason: &str) -> AdminError {
+    let message = format!("no answer to the change ({reason}): list the members, or ask for the same again");
     AdminError::Unknown { addr, message }
 }
 

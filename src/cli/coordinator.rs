@@ -1,6 +1,7 @@
 //! `shardglm coordinator`: runs one Raft member until it is told to stop.
 
 use anyhow::Context as _;
+use coordinator::raft::Out;
 use coordinator::{
     Coordinator, CoordinatorConfig, DeploymentSeed, GatewayLimits, LeaseTimings, MemberAddrs, RaftTimings,
 };
@@ -29,15 +30,17 @@ pub(super) async fn run(args: CoordinatorArgs) -> Result<(), Failure> {
         Coordinator::start(settled).await.context("the coordinator did not start").map_err(Failure::refused)?;
     let addrs = coordinator.addrs();
     tracing::info!(coordinator_id = args.id, public = %addrs.public, admin = %addrs.admin, "coordinator runs");
-    let fatal = tokio::select! {
-        () = stop.token.cancelled() => None,
-        reason = coordinator.failed() => Some(reason),
+    let ended = tokio::select! {
+        () = stop.token.cancelled() => Ok(()),
+        reason = coordinator.failed() => Err(anyhow::anyhow!("the coordinator cannot go on: {reason}").into()),
+        out = coordinator.out() => match out {
+            // As asked for: a supervisor that restarts failures must leave it.
+            Out::Removed { .. } => Ok(()),
+            Out::Forgot { .. } => Err(Failure::refused(out)),
+        },
     };
     coordinator.shutdown(config.gateway.drain()).await;
-    match fatal {
-        Some(reason) => Err(anyhow::anyhow!("the coordinator cannot go on: {reason}").into()),
-        None => Ok(()),
-    }
+    ended
 }
 
 fn settled(config: &Config, id: CoordinatorId) -> Result<CoordinatorConfig, Failure> {

@@ -120,7 +120,7 @@ mod tests {
 
     fn member(role: &str) -> MemberInfo {
         serde_json::from_value(serde_json::json!({
-            "id": 1, "role": role, "term": 1, "internal_addr": "", "admin_addr": "", "public_addr": ""
+            "id": 1, "role": role, "votes": true, "term": 1, "internal_addr": "", "admin_addr": "", "public_addr": ""
         }))
         .expect("a member")
     }

@@ -10,7 +10,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use protocol::admin::{ErrorBody, Reach};
 
-use crate::raft::{ProposeError, ReadError, Written};
+use crate::raft::{ChangeError, ProposeError, ReadError, Written};
 use crate::state::Refused;
 
 /// When to try again where there is no leader or majority, s: an election takes about as long.
@@ -85,6 +85,9 @@ pub(super) enum CallFailed {
     /// Written, and answered with what belongs to another command: a leader of another version.
     #[error("the change was made, but the leader answered it with {0:?}: is it of another version?")]
     Mixed(Written),
+    /// The members are not as asked for.
+    #[error(transparent)]
+    Members(Box<ChangeError>),
     /// It took too long, before anything was proposed.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
@@ -126,6 +129,7 @@ impl CallFailed {
             Self::NotFound(_) | Self::Unknown { .. } => (StatusCode::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "bad_request"),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "bad_request"),
+            Self::Members(error) => of_change(error),
             Self::Refused(refused) => match refused.as_ref() {
                 Refused::Spec { .. } => (StatusCode::BAD_REQUEST, "bad_request"),
                 Refused::UnknownNode { .. } | Refused::UnknownDeployment { .. } => (StatusCode::NOT_FOUND, "not_found"),
@@ -158,6 +162,30 @@ impl CallFailed {
             Self::Read { reach, .. } | Self::NotWritten { reach, .. } => Some(reach.as_ref().clone()),
             _ => None,
         }
+    }
+}
+
+fn of_change(error: &ChangeError) -> (StatusCode, &'static str) {
+    match error {
+        ChangeError::NotLeader { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_leader"),
+        ChangeError::NoLeader { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_quorum"),
+        ChangeError::Busy => (StatusCode::CONFLICT, "change_in_progress"),
+        ChangeError::NotCaughtUp { .. } => (StatusCode::CONFLICT, "not_caught_up"),
+        ChangeError::NoMember { .. } => (StatusCode::NOT_FOUND, "not_found"),
+        ChangeError::IdUsed { .. }
+        | ChangeError::IsMember { .. }
+        | ChangeError::AddrInUse { .. }
+        | ChangeError::TooMany
+        | ChangeError::Last { .. }
+        | ChangeError::NoMajorityLeft { .. } => (StatusCode::CONFLICT, "precondition_failed"),
+        ChangeError::Unknown { .. } => (StatusCode::GATEWAY_TIMEOUT, "outcome_unknown"),
+        ChangeError::Stopped { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+    }
+}
+
+impl From<ChangeError> for CallFailed {
+    fn from(error: ChangeError) -> Self {
+        Self::Members(Box::new(error))
     }
 }
 

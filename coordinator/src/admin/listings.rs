@@ -1,14 +1,10 @@
 //! The admin API's lists, from applied state and what the leader has heard. Pure.
 
-use std::collections::BTreeSet;
-
-use protocol::admin::{DeploymentInfo, MemberInfo, NodeHealth, NodeInfo, RankInfo, ReplicaInfo, ReplicaPhase};
+use protocol::admin::{DeploymentInfo, NodeHealth, NodeInfo, RankInfo, ReplicaInfo, ReplicaPhase};
 use protocol::lease::WorkerStatus;
 use protocol::worker::EngineLoad;
-use protocol::{CoordinatorId, DeploymentSpec, NodeId, Rank, RankPlan, ReplicaId};
+use protocol::{DeploymentSpec, NodeId, Rank, RankPlan, ReplicaId};
 
-use crate::config::MemberAddrs;
-use crate::raft::Leadership;
 use crate::reconcile::Heard;
 use crate::state::{ClusterState, Deployment, NodeRecord, Phase, Replica};
 
@@ -36,30 +32,6 @@ fn node_info(state: &ClusterState, heard: &Heard, node: &NodeId, record: &NodeRe
             .filter(|rank| rank.node == *node)
             .collect(),
     }
-}
-
-pub(super) fn members(
-    members: &[MemberAddrs],
-    own: CoordinatorId,
-    leadership: Leadership,
-    reached: &BTreeSet<CoordinatorId>,
-) -> Vec<MemberInfo> {
-    let role = |m: &MemberAddrs| match leadership.leader {
-        _ if m.id != own && !reached.contains(&m.id) => "unreachable",
-        Some(leader) if leader == m.id => "leader",
-        Some(_) => "follower",
-        None if m.id == own => "candidate",
-        None => "unknown",
-    };
-    let info = |m: &MemberAddrs| MemberInfo {
-        id: m.id,
-        role: role(m).to_owned(),
-        term: leadership.term,
-        internal_addr: m.internal.to_string(),
-        admin_addr: m.admin.to_string(),
-        public_addr: m.public.to_string(),
-    };
-    members.iter().map(info).collect()
 }
 
 pub(super) fn deployments(state: &ClusterState, heard: &Heard) -> Vec<DeploymentInfo> {

@@ -6,6 +6,7 @@
 mod error;
 mod join;
 mod listings;
+mod members;
 mod routes;
 mod server;
 mod writes;

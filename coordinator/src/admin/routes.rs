@@ -7,7 +7,7 @@ use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::Uri;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Extension, Json, Router};
 use protocol::admin::{Listing, Single};
 use protocol::join::JoinRequest;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::CallFailed;
 use super::server::AdminParts;
-use super::{listings, writes};
+use super::{listings, members, writes};
 use crate::raft::AppliedState;
 use crate::reconcile::Heard;
 
@@ -36,7 +36,8 @@ pub(super) struct Caller(pub(super) Option<Identity>);
 pub(super) fn router(parts: Arc<AdminParts>) -> Router {
     let for_admins = Router::new()
         .route("/v1/nodes", get(nodes))
-        .route("/v1/members", get(members))
+        .route("/v1/members", get(members::list).post(members::add))
+        .route("/v1/members/{id}", delete(members::remove))
         .route("/v1/deployments", get(deployments))
         .route("/v1/nodes/{name}", get(node))
         .route("/v1/deployments/{name}", get(deployment))
@@ -81,12 +82,12 @@ enum Consistency {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ListQuery {
+pub(super) struct ListQuery {
     #[serde(default)]
     consistency: Consistency,
 }
 
-type ListArgs = Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>;
+pub(super) type ListArgs = Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>;
 
 /// The state as fresh as was asked for, what is heard of workers, and how fresh it is.
 async fn read(parts: &AdminParts, args: ListArgs) -> Result<(AppliedState, Arc<Heard>, String), CallFailed> {
@@ -103,7 +104,7 @@ async fn read(parts: &AdminParts, args: ListArgs) -> Result<(AppliedState, Arc<H
 }
 
 /// Reads the state as asked for, and makes a listing of it.
-async fn list<T>(
+pub(super) async fn list<T>(
     parts: &AdminParts,
     args: ListArgs,
     items: impl FnOnce(&AppliedState, &Heard) -> Vec<T>,
@@ -146,15 +147,6 @@ async fn nodes(State(parts): State<Arc<AdminParts>>, args: ListArgs) -> impl Int
 
 async fn deployments(State(parts): State<Arc<AdminParts>>, args: ListArgs) -> impl IntoResponse {
     list(&parts, args, |s, heard| listings::deployments(&s.state, heard)).await
-}
-
-async fn members(State(parts): State<Arc<AdminParts>>, args: ListArgs) -> impl IntoResponse {
-    let consensus = &parts.consensus;
-    let members = |_: &_, _: &_| {
-        let leadership = *consensus.leadership().borrow();
-        listings::members(&parts.members, consensus.id(), leadership, &consensus.reached())
-    };
-    list(&parts, args, members).await
 }
 
 async fn join(

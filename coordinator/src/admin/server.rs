@@ -20,7 +20,6 @@ use transport::tls::{TlsError, admin_server_config};
 
 use super::join::Joins;
 use super::routes::{Caller, router};
-use crate::config::MemberAddrs;
 use crate::raft::Consensus;
 
 /// Most connections at once.
@@ -53,8 +52,6 @@ pub enum AdminError {
 pub(crate) struct AdminParts {
     /// Raft.
     pub consensus: Consensus,
-    /// Every coordinator.
-    pub members: Vec<MemberAddrs>,
     /// Joining.
     pub joins: Joins,
 }

@@ -1,19 +1,18 @@
 //! One lease stream, as drawn in [`protocol::lease`].
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use protocol::frame::{Refusal, RefusalCode};
 use protocol::lease::{NodeOrders, NodeReport};
-use protocol::{CoordinatorId, Epoch, Identity};
+use protocol::{Epoch, Identity};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use transport::{RecvStream, SendStream, StreamError};
 
-use crate::config::{LeaseTimings, MemberAddrs};
-use crate::raft::Leadership;
+use crate::config::LeaseTimings;
+use crate::raft::{Leadership, Members};
 use crate::reconcile::{Lead, ReportIn};
 
 /// How long orders may take to leave.
@@ -24,7 +23,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct Sessions {
     lead: watch::Receiver<Option<Lead>>,
     leadership: watch::Receiver<Leadership>,
-    internal_addrs: BTreeMap<CoordinatorId, String>,
+    members: watch::Receiver<Arc<Members>>,
     lease: LeaseTimings,
     num_started: AtomicU64,
 }
@@ -35,11 +34,10 @@ impl Sessions {
     pub(crate) fn new(
         lead: watch::Receiver<Option<Lead>>,
         leadership: watch::Receiver<Leadership>,
-        members: &[MemberAddrs],
+        members: watch::Receiver<Arc<Members>>,
         lease: LeaseTimings,
     ) -> Self {
-        let internal_addrs = members.iter().map(|m| (m.id, m.internal.to_string())).collect();
-        Self { lead, leadership, internal_addrs, lease, num_started: AtomicU64::new(0) }
+        Self { lead, leadership, members, lease, num_started: AtomicU64::new(0) }
     }
 
     /// A session with `peer`; one that is started later supersedes it.
@@ -50,7 +48,7 @@ impl Sessions {
 
     fn not_leader(&self) -> Refusal {
         let leader = self.leadership.borrow().leader;
-        let addr = leader.and_then(|id| self.internal_addrs.get(&id).cloned());
+        let addr = leader.and_then(|id| self.members.borrow().get(id).map(|m| m.addrs.internal.to_string()));
         Refusal { code: RefusalCode::NotLeader, detail: addr.unwrap_or_else(|| "no leader is known".to_owned()) }
     }
 }

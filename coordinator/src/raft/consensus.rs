@@ -3,17 +3,17 @@
 //! Not here: stores and network. Invariant: `propose` answers `Ok` only for a command that a majority has on disk and
 //! that was applied here or at the leader.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::error::{CheckIsLeaderError, Fatal, ForwardToLeader, InitializeError, RaftError};
+use openraft::error::{CheckIsLeaderError, Fatal, ForwardToLeader, RaftError};
 use openraft::{RaftMetrics, ServerState, SnapshotPolicy};
 use protocol::journal::{JournalRequest, JournalResponse};
 use protocol::raft::{RaftCall, RaftRequest};
 use protocol::{ClusterId, CoordinatorId, Term};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,10 +21,12 @@ use transport::Endpoint;
 
 use super::codec;
 use super::election::{Asked, Election, Known, lease, may_stand};
+use super::entrance::{Entrance, Out, Standing, Told};
 use super::error::{ProposeError, ReadError};
 use super::hearing::Hearing;
 use super::links::Links;
 use super::log_store::{LogError, LogStore};
+use super::members::Members;
 use super::network::Network;
 use super::server::FORWARDED_TIMEOUT;
 use super::snapshot::SnapshotError;
@@ -33,7 +35,7 @@ use super::type_config::{Member, NodeId, Outcome, Raft};
 use super::wires::{LinkError, Wires};
 use crate::config::{MemberAddrs, RaftTimings};
 use crate::reconcile::{Heard, HeardTold};
-use crate::state::{Applied, Command};
+use crate::state::{Applied, ClusterState, Command};
 
 /// What bounds the log.
 #[derive(Debug, Clone, Copy)]
@@ -122,12 +124,19 @@ pub struct Consensus {
 struct Inner {
     id: CoordinatorId,
     cluster: ClusterId,
+    timings: RaftTimings,
     raft: Raft,
     wires: Arc<dyn Wires>,
     applied: watch::Receiver<AppliedState>,
+    state_machine: StateMachine,
     leadership: watch::Receiver<Leadership>,
+    members: watch::Receiver<Arc<Members>>,
     hearing: Arc<Hearing>,
-    timings: RaftTimings,
+    entrance: Entrance,
+    /// Held by the one change of the members that is under way.
+    change_turn: Arc<Mutex<()>>,
+    /// Where a change goes on whose asker is gone.
+    tasks: TaskTracker,
     /// What this coordinator has heard of workers, while it leads.
     heard: watch::Sender<Option<Arc<Heard>>>,
 }
@@ -151,7 +160,7 @@ impl Consensus {
         };
         let stores =
             tokio::task::spawn_blocking(open).await.expect("opening stores does not panic, and is never aborted")?;
-        let wires = Arc::new(Links::start(config.id, config.members, endpoint, tasks, cancel));
+        let wires = Arc::new(Links::new(config.id, endpoint, tasks, cancel));
         let cluster = endpoint.identity().identity().cluster;
         Self::over(config, LOG_BOUNDS, (cluster, wires), stores, tasks, cancel).await
     }
@@ -165,31 +174,48 @@ impl Consensus {
         tasks: &TaskTracker,
         cancel: &CancellationToken,
     ) -> Result<Self, ConsensusError> {
-        let raft_config = Arc::new(raft_config(config.timings, bounds)?);
-        let applied = state_machine.subscribe();
+        let (id, timings) = (config.id, config.timings);
+        let raft_config = Arc::new(raft_config(timings, bounds)?);
+        let entrance = Entrance::new(config.dir, log.is_begun()? || !state_machine.is_empty());
         let network = Network { cluster, wires: Arc::clone(&wires) };
-        let raft = Raft::new(config.id.0, raft_config, network, log, state_machine)
+        wires.follow(config.members);
+        let raft = Raft::new(id.0, raft_config, network, log, state_machine.clone())
             .await
             .map_err(|e| ConsensusError::Raft { reason: e.to_string() })?;
         let (leadership_tx, leadership) = watch::channel(Leadership::default());
         let hearing = Arc::new(Hearing::new());
-        let following =
-            Following { raft: raft.clone(), hearing: Arc::clone(&hearing), silence: silence(config.timings) };
+        let (members_tx, members) = watch::channel(Arc::new(Members::configured(config.members)));
+        let following = Following { raft: raft.clone(), hearing: Arc::clone(&hearing), silence: silence(timings) };
         tasks.spawn(following.run(leadership_tx, cancel.clone()));
+        tasks.spawn(follow_members(raft.clone(), Arc::clone(&wires), members_tx, cancel.clone()));
         let election = Election {
             raft: raft.clone(),
-            id: config.id,
+            id,
             cluster,
             wires: Arc::clone(&wires),
             hearing: Arc::clone(&hearing),
-            timings: config.timings,
+            timings,
         };
         tasks.spawn(election.run(cancel.clone()));
-        tasks.spawn(initialize(raft.clone(), Arc::clone(&wires), config.members.to_vec(), cancel.clone()));
-        let heard = watch::Sender::default();
-        let (id, timings) = (config.id, config.timings);
-        let inner = Inner { id, cluster, raft, wires, applied, leadership, hearing, timings, heard };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Inner {
+            id,
+            cluster,
+            timings,
+            raft,
+            wires,
+            applied: state_machine.subscribe(),
+            state_machine,
+            leadership,
+            members,
+            hearing,
+            entrance,
+            change_turn: Arc::default(),
+            tasks: tasks.clone(),
+            heard: watch::Sender::default(),
+        };
+        let this = Self { inner: Arc::new(inner) };
+        tasks.spawn(this.clone().attend(config.members.to_vec(), cancel.clone()));
+        Ok(this)
     }
 
     /// This coordinator.
@@ -214,6 +240,12 @@ impl Consensus {
     #[must_use]
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.inner.leadership.clone()
+    }
+
+    /// Who the coordinators are, as this one knows.
+    #[must_use]
+    pub fn members(&self) -> watch::Receiver<Arc<Members>> {
+        self.inner.members.clone()
     }
 
     /// The other coordinators that this one is connected to.
@@ -248,6 +280,73 @@ impl Consensus {
             unasked: self.inner.hearing.unasked(),
         };
         may_stand(asked, known, self.inner.timings)
+    }
+
+    /// Whether this coordinator leads, with a majority behind it.
+    pub(super) fn leads(&self) -> bool {
+        self.inner.leadership.borrow().here
+    }
+
+    pub(super) fn heartbeat(&self) -> Duration {
+        Duration::from_millis(u64::from(self.inner.timings.heartbeat_ms))
+    }
+
+    pub(super) fn silence(&self) -> Duration {
+        silence(self.inner.timings)
+    }
+
+    pub(super) fn entrance(&self) -> &Entrance {
+        &self.inner.entrance
+    }
+
+    pub(super) fn change_turn(&self) -> Arc<Mutex<()>> {
+        Arc::clone(&self.inner.change_turn)
+    }
+
+    pub(super) fn tasks(&self) -> &TaskTracker {
+        &self.inner.tasks
+    }
+
+    /// Whether there is a log or a vote. A Raft that has stopped has begun.
+    pub(super) async fn is_begun(&self) -> bool {
+        self.inner.raft.is_initialized().await.unwrap_or(true)
+    }
+
+    /// The newest membership of the log.
+    pub(super) fn members_of_log(&self) -> Members {
+        Members::of(&self.inner.raft.metrics().borrow().membership_config).unwrap_or_default()
+    }
+
+    /// What the state applied here says of a coordinator; `None` before there is any.
+    pub(super) fn told_here(&self, id: CoordinatorId) -> Option<Told> {
+        let members = Members::of(&self.inner.state_machine.membership())?;
+        let is_used = self.inner.applied.borrow().state.used_members.contains(&id);
+        Some(match members.get(id) {
+            Some(member) if member.votes => Told::Voter,
+            Some(_) => Told::Learner,
+            None if is_used => Told::Removed,
+            None => Told::Absent,
+        })
+    }
+
+    /// The state once it has applied `index`.
+    pub(super) async fn applied_at(&self, index: u64, timeout: Duration) -> Result<Arc<ClusterState>, ReadError> {
+        let mut applied = self.applied();
+        match tokio::time::timeout(timeout, applied.wait_for(|a| a.index >= index)).await {
+            Ok(Ok(applied)) => Ok(Arc::clone(&applied.state)),
+            Ok(Err(_)) => Err(ReadError::Stopped { reason: "shutting down".to_owned() }),
+            Err(_) => Err(ReadError::NoQuorum { waited_ms: timeout.as_millis() as u64 }),
+        }
+    }
+
+    /// Waits until this coordinator has no place in the cluster any more, and why; for ever while it has. Cancel safe.
+    pub async fn out(&self) -> Out {
+        let mut standing = self.inner.entrance.standing();
+        let out = standing.wait_for(|s| matches!(s, Standing::Out(_))).await;
+        match out.ok().map(|s| s.clone()) {
+            Some(Standing::Out(out)) => out,
+            _ => std::future::pending().await,
+        }
     }
 
     pub(super) fn hearing(&self) -> &Hearing {
@@ -304,7 +403,7 @@ impl Consensus {
         }
     }
 
-    async fn call(
+    pub(super) async fn call(
         &self,
         peer: CoordinatorId,
         call: RaftCall,
@@ -484,7 +583,7 @@ impl std::fmt::Debug for Consensus {
     }
 }
 
-fn leader_of(to: &ForwardToLeader<NodeId, Member>) -> Option<CoordinatorId> {
+pub(super) fn leader_of(to: &ForwardToLeader<NodeId, Member>) -> Option<CoordinatorId> {
     to.leader_id.map(CoordinatorId)
 }
 
@@ -556,23 +655,25 @@ impl Following {
     }
 }
 
-/// Forms the cluster where the log is empty. Every member does so with the same members, once a majority is there to
-/// vote; whose election comes first leads.
-async fn initialize(raft: Raft, wires: Arc<dyn Wires>, members: Vec<MemberAddrs>, cancel: CancellationToken) {
-    let majority_but_own = members.len() / 2;
-    tokio::select! {
-        () = cancel.cancelled() => return,
-        () = wires.connected(majority_but_own) => {}
-    }
-    let text = |m: &MemberAddrs| Member {
-        internal: m.internal.to_string(),
-        admin: m.admin.to_string(),
-        public: m.public.to_string(),
-    };
-    let nodes: BTreeMap<_, _> = members.iter().map(|m| (m.id.0, text(m))).collect();
-    match raft.initialize(nodes).await {
-        Ok(()) => tracing::info!("cluster formed"),
-        Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
-        Err(e) => tracing::error!(reason = %e, "cannot form the cluster"),
+/// Publishes the newest membership of the log, and keeps wires to those it names.
+async fn follow_members(
+    raft: Raft,
+    wires: Arc<dyn Wires>,
+    members: watch::Sender<Arc<Members>>,
+    cancel: CancellationToken,
+) {
+    let mut metrics = raft.server_metrics();
+    loop {
+        let newest = Members::of(&metrics.borrow_and_update().membership_config);
+        if let Some(newest) = newest.filter(|newest| **members.borrow() != *newest) {
+            let addrs: Vec<_> = newest.list.iter().map(|m| m.addrs).collect();
+            tracing::info!(members = ?newest.list, changing = newest.is_changing, "members");
+            wires.follow(&addrs);
+            members.send_replace(Arc::new(newest));
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = metrics.changed() => if changed.is_err() { return },
+        }
     }
 }

@@ -1,10 +1,13 @@
 //! One kept connection to each other coordinator.
 //!
-//! Not here: what is sent over it. A call never connects: where the connection is down it fails at once, and the
-//! keeper of that peer goes on trying. Invariant: at most one keeper a peer, ended by the token it was given.
+//! Not here: what is sent over it, and who the others are. A call never connects: where the connection is down it fails
+//! at once, and the keeper of that peer goes on trying. Invariant: at most one keeper a peer, ended when the peer is no
+//! member any more, or by the token that all were given.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,7 +15,7 @@ use protocol::journal::{JournalRequest, JournalResponse};
 use protocol::raft::{RaftRequest, RaftResponse};
 use protocol::{CoordinatorId, Epoch, NodeId, Role};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use transport::{Connection, Endpoint, Expect};
 
@@ -28,24 +31,58 @@ const RETRY_MAX: Duration = Duration::from_millis(500);
 /// The links of one coordinator.
 #[derive(Debug)]
 pub(super) struct Links {
-    peers: BTreeMap<CoordinatorId, watch::Receiver<Option<Connection>>>,
+    own: CoordinatorId,
+    endpoint: Endpoint,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+    peers: Mutex<BTreeMap<CoordinatorId, Kept>>,
+    /// Counts the changes of what is connected and of who is kept.
+    changes: watch::Sender<u64>,
+}
+
+/// One peer's keeper.
+#[derive(Debug)]
+struct Kept {
+    addr: SocketAddr,
+    connection: watch::Receiver<Option<Connection>>,
+    /// Ends the keeper and its connection.
+    _stop: DropGuard,
 }
 
 impl Links {
-    /// Starts a keeper for every member but `own`.
-    pub(super) fn start(
+    /// Links that are kept on `tasks` until `cancel`; to nobody yet.
+    pub(super) fn new(
         own: CoordinatorId,
-        members: &[MemberAddrs],
         endpoint: &Endpoint,
         tasks: &TaskTracker,
         cancel: &CancellationToken,
     ) -> Self {
-        let keeper = |member: &MemberAddrs| {
-            let (tx, rx) = watch::channel(None);
-            tasks.spawn(keep(endpoint.clone(), member.id, member.internal, tx, cancel.clone()));
-            (member.id, rx)
-        };
-        Self { peers: members.iter().filter(|m| m.id != own).map(keeper).collect() }
+        let (endpoint, tasks, cancel) = (endpoint.clone(), tasks.clone(), cancel.clone());
+        Self { own, endpoint, tasks, cancel, peers: Mutex::default(), changes: watch::Sender::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<CoordinatorId, Kept>> {
+        self.peers.lock().expect("nothing panics while it holds the peers")
+    }
+
+    fn keeper(&self, peer: CoordinatorId, addr: SocketAddr) -> Kept {
+        let stop = self.cancel.child_token();
+        let (link, connection) = watch::channel(None);
+        let keeper = Keeper { endpoint: self.endpoint.clone(), peer, addr, link, changes: self.changes.clone() };
+        let stopped = stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stopped.cancelled() => {}
+                never = keeper.keep() => match never {},
+            }
+            keeper.let_go();
+        });
+        Kept { addr, connection, _stop: stop.drop_guard() }
+    }
+
+    fn connection(&self, peer: CoordinatorId) -> Result<Connection, LinkError> {
+        let connection = self.lock().get(&peer).and_then(|kept| kept.connection.borrow().clone());
+        connection.ok_or(LinkError::Down { peer })
     }
 }
 
@@ -57,9 +94,7 @@ impl Wires for Links {
         request: RaftRequest,
         deadline: Duration,
     ) -> Result<RaftResponse, LinkError> {
-        let connection = self.peers.get(&peer).and_then(|rx| rx.borrow().clone());
-        let connection = connection.ok_or(LinkError::Down { peer })?;
-        let answer = connection.call(Epoch(0), &request, deadline).await;
+        let answer = self.connection(peer)?.call(Epoch(0), &request, deadline).await;
         answer.map_err(|source| LinkError::Call { peer, source })
     }
 
@@ -69,67 +104,72 @@ impl Wires for Links {
         request: &JournalRequest,
         deadline: Duration,
     ) -> Result<JournalResponse, LinkError> {
-        let connection = self.peers.get(&peer).and_then(|rx| rx.borrow().clone());
-        let connection = connection.ok_or(LinkError::Down { peer })?;
-        let answer = connection.call(Epoch(0), request, deadline).await;
+        let answer = self.connection(peer)?.call(Epoch(0), request, deadline).await;
         answer.map_err(|source| LinkError::Call { peer, source })
     }
 
+    fn follow(&self, members: &[MemberAddrs]) {
+        let wanted: BTreeMap<_, _> = members.iter().filter(|m| m.id != self.own).map(|m| (m.id, m.internal)).collect();
+        let mut peers = self.lock();
+        peers.retain(|peer, kept| wanted.get(peer) == Some(&kept.addr));
+        for (peer, addr) in wanted {
+            peers.entry(peer).or_insert_with(|| self.keeper(peer, addr));
+        }
+        drop(peers);
+        self.changes.send_modify(|n| *n += 1);
+    }
+
     fn up(&self) -> BTreeSet<CoordinatorId> {
-        self.peers.iter().filter(|(_, rx)| rx.borrow().is_some()).map(|(id, _)| *id).collect()
+        self.lock().iter().filter(|(_, kept)| kept.connection.borrow().is_some()).map(|(id, _)| *id).collect()
     }
 
     async fn connected(&self, count: usize) {
-        loop {
-            if self.up().len() >= count {
-                return;
-            }
-            let down = self.peers.values().filter(|rx| rx.borrow().is_none());
-            let changes = down.map(|rx| {
-                let mut rx = rx.clone();
-                Box::pin(async move { rx.wait_for(Option::is_some).await.map(drop) })
-            });
-            // A keeper that ended is a coordinator that ends: nothing more will connect.
-            if futures_util::future::select_all(changes).await.0.is_err() {
-                return std::future::pending().await;
-            }
-        }
+        let mut changes = self.changes.subscribe();
+        // The sender is our own: this waits for ever rather than fail.
+        drop(changes.wait_for(|_| self.up().len() >= count).await);
     }
 }
 
-async fn keep(
+/// Keeps one connection.
+struct Keeper {
     endpoint: Endpoint,
     peer: CoordinatorId,
     addr: SocketAddr,
     link: watch::Sender<Option<Connection>>,
-    cancel: CancellationToken,
-) {
-    let mut pause = RETRY_FIRST;
-    loop {
-        let connecting = endpoint.connect(addr, expect(peer), CONNECT_TIMEOUT);
-        let connected = tokio::select! {
-            () = cancel.cancelled() => return,
-            connected = connecting => connected,
-        };
-        match connected {
-            Ok(connection) => {
-                pause = RETRY_FIRST;
-                link.send_replace(Some(connection.clone()));
-                tracing::debug!(coordinator = peer.0, %addr, "connected");
-                let lost = tokio::select! {
-                    () = cancel.cancelled() => return,
-                    lost = connection.closed() => lost,
-                };
-                link.send_replace(None);
-                tracing::warn!(coordinator = peer.0, %addr, reason = %lost, "coordinator lost");
+    changes: watch::Sender<u64>,
+}
+
+impl Keeper {
+    async fn keep(&self) -> Infallible {
+        let (peer, addr) = (self.peer, self.addr);
+        let mut pause = RETRY_FIRST;
+        loop {
+            match self.endpoint.connect(addr, expect(peer), CONNECT_TIMEOUT).await {
+                Ok(connection) => {
+                    pause = RETRY_FIRST;
+                    self.set(Some(connection.clone()));
+                    tracing::debug!(coordinator = peer.0, %addr, "connected");
+                    let lost = connection.closed().await;
+                    self.set(None);
+                    tracing::warn!(coordinator = peer.0, %addr, reason = %lost, "coordinator lost");
+                }
+                Err(e) => tracing::debug!(coordinator = peer.0, %addr, reason = %e, "coordinator not reached"),
             }
-            Err(e) => tracing::debug!(coordinator = peer.0, %addr, reason = %e, "coordinator not reached"),
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
         }
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
+    }
+
+    fn set(&self, connection: Option<Connection>) {
+        self.link.send_replace(connection);
+        self.changes.send_modify(|n| *n += 1);
+    }
+
+    fn let_go(&self) {
+        if let Some(connection) = self.link.send_replace(None) {
+            connection.close("not kept any more");
         }
-        pause = (pause * 2).min(RETRY_MAX);
+        self.changes.send_modify(|n| *n += 1);
     }
 }
 

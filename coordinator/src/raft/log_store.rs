@@ -157,6 +157,14 @@ impl LogStore {
         self.meta(PURGED)
     }
 
+    /// Whether there is an entry or a vote, or ever was an entry.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub(super) fn is_begun(&self) -> Result<bool, LogError> {
+        Ok(self.purged()?.is_some() || self.last()?.is_some() || self.meta::<Vote>(VOTE)?.is_some())
+    }
+
     fn meta<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, LogError> {
         let bytes = self.read(|db| {
             let table = db.begin_read()?.open_table(META)?;

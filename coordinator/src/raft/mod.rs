@@ -3,15 +3,18 @@
 //! Not here: what is agreed on (`state`). Invariants: what is acknowledged is on the disks of a majority; no openraft
 //! type leaves this module.
 
+mod change;
 pub(crate) mod codec;
 mod consensus;
 #[cfg(test)]
 mod crash;
 mod election;
+mod entrance;
 mod error;
 mod hearing;
 mod links;
 mod log_store;
+mod members;
 mod network;
 mod server;
 #[cfg(feature = "sim")]
@@ -23,13 +26,18 @@ mod state_machine;
 mod suite;
 mod type_config;
 mod waits;
+#[cfg(test)]
+mod wired;
 mod wires;
 
+pub use change::{ChangeError, MemberChange};
 pub use codec::CodecError;
 pub use consensus::{Consensus, ConsensusConfig, ConsensusError, Leadership, Written};
+pub use entrance::Out;
 pub use error::{ProposeError, ReadError};
 pub use links::certificate_name;
 pub use log_store::LogError;
+pub use members::{MemberRecord, Members};
 pub use snapshot::SnapshotError;
 pub use state_dir::{StateDir, StateDirError};
 pub use state_machine::AppliedState;

@@ -29,6 +29,14 @@ impl Consensus {
             let detail = format!("this is cluster {own}, the call is of cluster {}", request.cluster);
             return Err(Refusal { code: RefusalCode::Forbidden, detail });
         }
+        let is_rafts = matches!(
+            request.call,
+            RaftCall::AppendEntries | RaftCall::Vote | RaftCall::InstallSnapshot | RaftCall::MayStand
+        );
+        if is_rafts && !self.entrance().is_open() {
+            let detail = format!("coordinator {} takes no part: it is not a member yet, or no more", self.id());
+            return Err(Refusal { code: RefusalCode::Forbidden, detail });
+        }
         let body = &request.body;
         let body = match request.call {
             RaftCall::AppendEntries => {
@@ -43,6 +51,10 @@ impl Consensus {
                 }
                 answer(&vote)
             }
+            RaftCall::ChangeMembers => answer(&self.change_members_here(read(body)?).await),
+            RaftCall::Hello => answer(&self.is_new().await),
+            RaftCall::Found => answer(&self.be_founded().await),
+            RaftCall::Standing => answer(&self.standing_of(read(body)?).await),
             RaftCall::MayStand => answer(&self.may_stand(read(body)?)),
             RaftCall::InstallSnapshot => {
                 let part: InstallSnapshotRequest<TypeConfig> = read(body)?;

@@ -75,6 +75,18 @@ impl StateMachine {
         self.published.subscribe()
     }
 
+    /// The membership as applied.
+    #[must_use]
+    pub(super) fn membership(&self) -> StoredMembership {
+        self.lock().membership.clone()
+    }
+
+    /// Whether nothing was ever applied, nor a snapshot read.
+    #[must_use]
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().last_applied.is_none()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().expect("nothing panics while it holds the state")
     }

@@ -12,6 +12,8 @@ use protocol::journal::{JournalRequest, JournalResponse};
 use protocol::raft::{RaftRequest, RaftResponse};
 use transport::CallError;
 
+use crate::config::MemberAddrs;
+
 /// Why a call to another coordinator has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
@@ -57,6 +59,9 @@ pub trait Wires: Debug + Send + Sync + 'static {
     ) -> Result<JournalResponse, LinkError> {
         Err(LinkError::Down { peer })
     }
+
+    /// Keeps ways to these coordinators from now on, and to no others.
+    fn follow(&self, members: &[MemberAddrs]);
 
     /// The peers that are connected now.
     fn up(&self) -> BTreeSet<CoordinatorId>;

@@ -228,7 +228,12 @@ impl Turn {
 
     fn publish_orders(&self) -> Arc<BTreeMap<NodeId, Arc<NodeOrders>>> {
         let heard = self.observed.nodes.iter().filter(|(_, s)| s.report.is_some());
-        let order = |node: &NodeId| Arc::new(orders(&self.state.state, &self.observed, node, self.term, self.lease));
+        let members = Arc::clone(&self.consensus.members().borrow());
+        let coordinators: Vec<_> = members.list.iter().map(|m| m.addrs.internal.to_string()).collect();
+        let order = |node: &NodeId| {
+            let ranks = orders(&self.state.state, &self.observed, node, self.term, self.lease);
+            Arc::new(NodeOrders { coordinators: coordinators.clone(), ..ranks })
+        };
         let fresh: BTreeMap<_, _> = heard.map(|(node, _)| (node.clone(), order(node))).collect();
         self.orders.send_if_modified(|old| {
             let changed = **old != fresh;

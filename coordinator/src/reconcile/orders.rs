@@ -11,7 +11,7 @@ use super::observed::Observed;
 use crate::config::LeaseTimings;
 use crate::state::{ClusterState, Phase, Replica};
 
-/// Orders of `node`, for a leader of `term`.
+/// Orders of `node`, for a leader of `term`; who the coordinators are is not in the state, and is added by whoever knows.
 pub(super) fn orders(
     state: &ClusterState,
     observed: &Observed,
@@ -33,7 +33,7 @@ pub(super) fn orders(
             });
         }
     }
-    NodeOrders { term, lease_ms: lease.lease_ms, heartbeat_ms: lease.heartbeat_ms, ranks }
+    NodeOrders { term, lease_ms: lease.lease_ms, heartbeat_ms: lease.heartbeat_ms, ranks, coordinators: Vec::new() }
 }
 
 /// How long a leader waits for a node's first report in its term: two leases, since the node must first find it.

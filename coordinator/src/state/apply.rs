@@ -3,6 +3,7 @@
 use super::{Applied, ClusterState, Command, Refused};
 
 mod deployment;
+mod member;
 mod node;
 mod replica;
 
@@ -16,6 +17,7 @@ impl ClusterState {
             Command::Node(c) => node::apply(self, c),
             Command::Deployment(c) => deployment::apply(self, c),
             Command::Replica(c) => replica::apply(self, c),
+            Command::Member(c) => member::apply(self, c),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The whole replicated state: what a snapshot holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use protocol::{NodeId, ReplicaId};
+use protocol::{CoordinatorId, NodeId, ReplicaId};
 use serde::{Deserialize, Serialize};
 
 use super::{Deployment, NodeRecord, Replica};
@@ -22,6 +22,9 @@ pub struct ClusterState {
     pub unreadable: BTreeMap<String, String>,
     /// The id that the next replica gets; never goes back.
     pub(super) next_replica: ReplicaId,
+    /// Ids of coordinators that were given a vote after the cluster was formed, or taken out: never given again. Whoever
+    /// comes back under an id with an empty disk has forgotten whom it voted for.
+    pub used_members: BTreeSet<CoordinatorId>,
 }
 
 impl ClusterState {

@@ -6,7 +6,7 @@ use std::fmt;
 
 use protocol::lease::Inventory;
 use protocol::plan::RankAddr;
-use protocol::{DeploymentSpec, Epoch, Generation, NodeId, Plan, ReplicaId, Revision};
+use protocol::{CoordinatorId, DeploymentSpec, Epoch, Generation, NodeId, Plan, ReplicaId, Revision};
 use serde::{Deserialize, Serialize};
 
 /// One entry of the log.
@@ -18,6 +18,8 @@ pub enum Command {
     Deployment(DeploymentCommand),
     /// About a replica.
     Replica(ReplicaCommand),
+    /// About a coordinator.
+    Member(MemberCommand),
 }
 
 /// About a node.
@@ -171,6 +173,21 @@ pub enum ReplicaCommand {
     },
 }
 
+/// About a coordinator. Who the members are is Raft's own; here is which ids they ever had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberCommand {
+    /// The id is about to be given a vote. It must never have had one.
+    Admit {
+        /// Which.
+        id: CoordinatorId,
+    },
+    /// The id is about to be taken out, or was there from the first. Always applies.
+    Retire {
+        /// Which.
+        id: CoordinatorId,
+    },
+}
+
 /// One line for a log: what, on which, in which epoch; never a whole plan or specification.
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -178,6 +195,7 @@ impl fmt::Display for Command {
             Self::Node(c) => c.fmt(f),
             Self::Deployment(c) => c.fmt(f),
             Self::Replica(c) => c.fmt(f),
+            Self::Member(c) => c.fmt(f),
         }
     }
 }
@@ -208,6 +226,15 @@ impl fmt::Display for DeploymentCommand {
                 write!(f, "configure deployment {}: {} x tp {}", spec.name, spec.replicas, spec.tp)
             }
             Self::Scale { name, replicas, .. } => write!(f, "scale deployment {name} to {replicas} replicas"),
+        }
+    }
+}
+
+impl fmt::Display for MemberCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Admit { id } => write!(f, "admit coordinator {id}"),
+            Self::Retire { id } => write!(f, "retire coordinator {id}"),
         }
     }
 }

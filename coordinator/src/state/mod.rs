@@ -17,7 +17,7 @@ mod replica;
 mod tests;
 
 pub use cluster::ClusterState;
-pub use command::{Applied, Command, DeploymentCommand, NodeCommand, ReplicaCommand};
+pub use command::{Applied, Command, DeploymentCommand, MemberCommand, NodeCommand, ReplicaCommand};
 pub use deployment::{Configured, Deployment};
 pub use node::{Cordon, NodeRecord, Standing};
 pub use refused::Refused;

@@ -1,6 +1,6 @@
 //! Why a command was not applied. The caller can act: look at the state again and decide anew.
 
-use protocol::{Epoch, Generation, NodeId, Rank, ReplicaId, Revision, WorldSize};
+use protocol::{CoordinatorId, Epoch, Generation, NodeId, Rank, ReplicaId, Revision, WorldSize};
 use serde::{Deserialize, Serialize};
 
 /// A precondition that did not hold. Nothing was changed.
@@ -131,5 +131,11 @@ pub enum Refused {
     Cordoned {
         /// The node.
         node: NodeId,
+    },
+    /// A coordinator's id that was one's before.
+    #[error("coordinator id {id} was used before: ids are never given twice, take another one")]
+    MemberIdUsed {
+        /// The id.
+        id: CoordinatorId,
     },
 }

@@ -24,6 +24,9 @@ pub(crate) const SOON: Duration = Duration::from_secs(30);
 pub(crate) struct Cluster {
     pub(crate) ca: ClusterCa,
     pub(crate) members: Vec<MemberAddrs>,
+    /// Coordinators that are added later: each is configured with the first ones and itself.
+    added: BTreeMap<u64, MemberAddrs>,
+    ip: IpAddr,
     pub(crate) running: BTreeMap<u64, Coordinator>,
     pub(crate) seed: Option<DeploymentSeed>,
     pub(crate) serve_metrics: bool,
@@ -36,27 +39,37 @@ impl Cluster {
         let dir = tempfile::tempdir().expect("a directory");
         let ca = ClusterCa::create(ClusterId::from_bytes([count as u8; 16])).expect("a CA");
         let ip = own_ip();
-        let addrs = |id: u64| MemberAddrs {
-            id: CoordinatorId(id),
-            internal: SocketAddr::new(ip, 7000 + id as u16),
-            admin: SocketAddr::new(ip, 8440 + id as u16),
-            public: SocketAddr::new(ip, 8000 + id as u16),
-        };
         let cluster = Self {
             ca,
-            members: (1..=count).map(addrs).collect(),
+            members: (1..=count).map(|id| addrs(ip, id)).collect(),
+            added: BTreeMap::new(),
+            ip,
             running: BTreeMap::new(),
             seed: None,
             serve_metrics: true,
             dir,
         };
         for id in 1..=count {
-            let home = cluster.identity_dir(id);
-            cluster.ca.save(&home).expect("saved");
-            let name = NodeId::new(format!("coordinator-{id}")).expect("a label");
-            cluster.issue(Role::Coordinator, name).save(&home).expect("saved");
+            cluster.give_identity(id);
         }
         cluster
+    }
+
+    fn give_identity(&self, id: u64) {
+        let home = self.identity_dir(id);
+        self.ca.save(&home).expect("saved");
+        let name = NodeId::new(format!("coordinator-{id}")).expect("a label");
+        self.issue(Role::Coordinator, name).save(&home).expect("saved");
+    }
+
+    /// An identity and addresses for one more coordinator, which is not started and no member.
+    pub(crate) fn prepare(&mut self, id: u64) -> MemberAddrs {
+        self.give_identity(id);
+        *self.added.entry(id).or_insert_with(|| addrs(self.ip, id))
+    }
+
+    pub(crate) fn state_dir(&self, id: u64) -> PathBuf {
+        self.dir.path().join(format!("state-{id}"))
     }
 
     pub(crate) async fn started(count: u64) -> Self {
@@ -84,15 +97,16 @@ impl Cluster {
     }
 
     pub(crate) fn config(&self, id: u64) -> CoordinatorConfig {
-        let own = self.members[id as usize - 1];
+        let added = self.added.get(&id).copied();
+        let own = added.unwrap_or_else(|| self.members[id as usize - 1]);
         CoordinatorConfig {
             id: own.id,
-            state_dir: self.dir.path().join(format!("state-{id}")),
+            state_dir: self.state_dir(id),
             identity_dir: self.identity_dir(id),
             internal_listen: own.internal,
             admin_listen: own.admin,
             public_listen: own.public,
-            members: self.members.clone(),
+            members: self.members.iter().copied().chain(added).collect(),
             deployment: self.seed.clone(),
             join_token: Some(self.token()),
             raft: RaftTimings { heartbeat_ms: 100, election_min_ms: 400, election_max_ms: 800 },
@@ -129,13 +143,19 @@ impl Cluster {
 
     /// Waits until all that run agree on one of them as the leader, and returns it.
     pub(crate) async fn leader(&self) -> u64 {
+        let running: Vec<u64> = self.running.keys().copied().collect();
+        self.leader_of(&running).await
+    }
+
+    /// Waits until `ids`, which run, agree on one of them as the leader, and returns it.
+    pub(crate) async fn leader_of(&self, ids: &[u64]) -> u64 {
         let agreed = async {
             loop {
-                for id in self.running.keys() {
-                    let known = |v: &ClusterView| v.leader.is_some_and(|l| self.running.contains_key(&l.0));
+                for id in ids {
+                    let known = |v: &ClusterView| v.leader.is_some_and(|l| ids.contains(&l.0));
                     self.sees(*id, "a leader that runs", known).await;
                 }
-                let leaders: Vec<_> = self.running.values().map(|c| c.view().borrow().leader).collect();
+                let leaders: Vec<_> = ids.iter().map(|id| self.running[id].view().borrow().leader).collect();
                 if let [Some(first), ..] = leaders[..]
                     && leaders.iter().all(|l| *l == Some(first))
                 {
@@ -150,6 +170,15 @@ impl Cluster {
     pub(crate) async fn follower(&self) -> u64 {
         let leader = self.leader().await;
         *self.running.keys().find(|id| **id != leader).expect("more than one runs")
+    }
+}
+
+fn addrs(ip: IpAddr, id: u64) -> MemberAddrs {
+    MemberAddrs {
+        id: CoordinatorId(id),
+        internal: SocketAddr::new(ip, 7000 + id as u16),
+        admin: SocketAddr::new(ip, 8440 + id as u16),
+        public: SocketAddr::new(ip, 8000 + id as u16),
     }
 }
 

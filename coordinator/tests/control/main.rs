@@ -9,6 +9,7 @@ mod cluster;
 mod exposition;
 mod fake_node;
 mod leases;
+mod members;
 mod metrics;
 mod start;
 mod writes;

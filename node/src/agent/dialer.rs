@@ -38,6 +38,12 @@ impl Dialer {
         Self { coordinators, next: 0, hint: None, hints: 0, misses: 0 }
     }
 
+    /// Dials these from now on, from the first; not empty.
+    pub(super) fn dial(&mut self, coordinators: Vec<SocketAddr>) {
+        self.coordinators = coordinators;
+        self.next = 0;
+    }
+
     /// Whom to dial now.
     pub(super) fn target(&mut self) -> SocketAddr {
         self.hint.take().unwrap_or_else(|| self.coordinators[self.next % self.coordinators.len()])
@@ -104,6 +110,16 @@ mod tests {
         assert_ne!(dialer.missed(Miss::NotLeader(Some(addr(9)))), Duration::ZERO);
         assert_eq!(dialer.target(), addr(2));
         assert_ne!(dialer.missed(Miss::NotLeader(None)), Duration::ZERO);
+    }
+
+    #[test]
+    fn coordinators_that_moved_are_dialled_where_they_are() {
+        let mut dialer = Dialer::new(vec![addr(1), addr(2)]);
+        dialer.missed(Miss::Lost);
+        dialer.dial(vec![addr(7)]);
+        assert_eq!(dialer.target(), addr(7));
+        dialer.missed(Miss::Lost);
+        assert_eq!(dialer.target(), addr(7));
     }
 
     #[test]

@@ -150,7 +150,7 @@ mod tests {
     }
 
     fn orders(term: u64) -> StoredOrders {
-        let orders = NodeOrders { term: Term(term), lease_ms: 1, heartbeat_ms: 1, ranks: vec![] };
+        let orders = NodeOrders { term: Term(term), lease_ms: 1, heartbeat_ms: 1, ranks: vec![], coordinators: vec![] };
         StoredOrders { node: node("a"), orders, groups: vec![], fences: vec![(ReplicaId(1), Epoch(7))] }
     }
 

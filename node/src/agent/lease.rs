@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use transport::{ConnectError, Endpoint, Expect, SendStream, StreamError};
 
 use super::dialer::{Dialer, Miss, leader_hint};
+use super::roster::Roster;
 use super::standing::Said;
 use super::supervisor::Event;
 
@@ -59,15 +60,21 @@ pub(super) struct Voice {
 /// Keeps the lease until cancelled. Reports are taken from `reports`, orders and refusals go to `voice`.
 pub(super) async fn keep(
     endpoint: Endpoint,
-    mut dialer: Dialer,
+    mut roster: Roster,
     mut reports: watch::Receiver<NodeReport>,
     voice: Voice,
     cancel: CancellationToken,
 ) {
+    let mut dialer = Dialer::new(roster.addrs());
     loop {
         let addr = dialer.target();
-        let mut session =
-            Session { reports: &mut reports, events: &voice.events, cancel: &cancel, dialer: &mut dialer };
+        let mut session = Session {
+            reports: &mut reports,
+            events: &voice.events,
+            cancel: &cancel,
+            dialer: &mut dialer,
+            roster: &mut roster,
+        };
         let end = session.run(&endpoint, addr).await;
         let miss = match &end {
             SessionEnd::Cancelled => return,
@@ -102,6 +109,7 @@ struct Session<'a> {
     events: &'a mpsc::Sender<Event>,
     cancel: &'a CancellationToken,
     dialer: &'a mut Dialer,
+    roster: &'a mut Roster,
 }
 
 /// What a session waits for.
@@ -158,6 +166,10 @@ impl Session<'_> {
                         granted = true;
                         tracing::info!(%addr, term = orders.term.0, "lease granted");
                         self.dialer.granted();
+                    }
+                    if self.roster.learn(&orders.coordinators) {
+                        tracing::info!(coordinators = ?orders.coordinators, "coordinators");
+                        self.dialer.dial(self.roster.addrs());
                     }
                     let ms = |ms: u32| Duration::from_millis(u64::from(ms));
                     let asked = ms(orders.heartbeat_ms).clamp(HEARTBEAT_MIN, HEARTBEAT_MAX);

@@ -15,6 +15,7 @@ mod hearing;
 pub mod inventory;
 pub mod last_orders;
 mod lease;
+mod roster;
 pub mod standing;
 pub mod state;
 pub mod supervisor;
@@ -36,8 +37,8 @@ use tokio_util::sync::CancellationToken;
 use transport::identity::IdentityError;
 use transport::{BindError, Endpoint, NodeIdentity};
 
-use self::dialer::Dialer;
 use self::inventory::InventoryError;
+use self::roster::Roster;
 use self::standing::{Lookout, Said, Standing};
 use self::state::{NodeState, StateError};
 use self::supervisor::{Command, Event, RankKey, Supervisor, key_of};
@@ -201,12 +202,12 @@ impl Agent {
         let (reports, receiver) = watch::channel(first);
         let stop_lease = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let dialer = Dialer::new(config.coordinators.clone());
+        let roster = Roster::open(&config.state_dir, config.coordinators.clone());
+        let (supervisor, lease) = remembered(&config, &state);
+        let lookout = Lookout::new(&roster.addrs(), lease, config.orphan, Instant::now());
         let (refusals_tx, refusals) = mpsc::channel(REFUSALS_MAX);
         let voice = lease::Voice { events: events_tx.clone(), refusals: refusals_tx };
-        tasks.spawn(lease::keep(endpoint.clone(), dialer, receiver, voice, stop_lease.clone()));
-        let (supervisor, lease) = remembered(&config, &state);
-        let lookout = Lookout::new(&config.coordinators, lease, config.orphan, Instant::now());
+        tasks.spawn(lease::keep(endpoint.clone(), roster, receiver, voice, stop_lease.clone()));
         let kept = supervisor.changes();
         let inboxes = BTreeMap::new();
         tracing::info!(node_id = %config.node, cores = inventory.cores, memory_bytes = inventory.memory_bytes, "agent up");
@@ -277,6 +278,7 @@ impl Agent {
                 && orders.term >= self.supervisor.term()
             {
                 self.lookout.granted(lease::held(orders), Instant::now());
+                self.lookout.follow(roster::merged(&orders.coordinators, &self.config.coordinators));
             }
             let commands = self.supervisor.apply(event, Instant::now());
             self.remember();

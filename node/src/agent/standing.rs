@@ -91,6 +91,11 @@ impl Lookout {
         self.answers.clear();
     }
 
+    /// These are the coordinators from now on.
+    pub fn follow(&mut self, coordinators: Vec<SocketAddr>) {
+        self.coordinators = coordinators;
+    }
+
     /// One coordinator was asked and did not grant it.
     pub fn refused(&mut self, addr: SocketAddr, said: Said, now: Instant) {
         if said != Said::Nothing {

@@ -249,8 +249,9 @@ impl Supervisor {
     #[must_use]
     pub fn kept(&self, node: &NodeId) -> StoredOrders {
         let (lease_ms, heartbeat_ms) = self.timings;
-        let orders =
-            NodeOrders { term: self.term, lease_ms, heartbeat_ms, ranks: self.orders.values().cloned().collect() };
+        // Where the coordinators are is kept apart (`roster`): it is of use when these orders are not.
+        let ranks = self.orders.values().cloned().collect();
+        let orders = NodeOrders { term: self.term, lease_ms, heartbeat_ms, ranks, coordinators: Vec::new() };
         let group = |((replica, epoch), ranks): (&(ReplicaId, Epoch), &Vec<RankAddr>)| GroupAddrs {
             replica: *replica,
             epoch: *epoch,

@@ -62,7 +62,7 @@ fn order_of_rank(epoch: u64, rank: u16, goal: RankGoal) -> RankOrder {
 }
 
 fn orders(term: u64, ranks: Vec<RankOrder>) -> Event {
-    Event::Orders(NodeOrders { term: Term(term), lease_ms: 1000, heartbeat_ms: 100, ranks })
+    Event::Orders(NodeOrders { term: Term(term), lease_ms: 1000, heartbeat_ms: 100, ranks, coordinators: vec![] })
 }
 
 fn addr() -> RankAddr {

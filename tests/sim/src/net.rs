@@ -285,8 +285,7 @@ impl State {
         // To a process that is gone, and not yet known to be: it is sent and never heard.
         if let (Some(from), Some(to)) = (party(self, from), party(self, to)) {
             let kind = request.kind();
-            let twice =
-                matches!(&request, Request::Raft(r) if matches!(r.call, RaftCall::AppendEntries | RaftCall::Vote | RaftCall::MayStand));
+            let twice = matches!(&request, Request::Raft(r) if matches!(r.call, RaftCall::AppendEntries | RaftCall::Vote | RaftCall::MayStand));
             self.post(Envelope { from, to, content: Content::Call { call, request } }, kind, twice);
         }
         Some((call, answer))
