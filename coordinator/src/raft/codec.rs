@@ -11,8 +11,9 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Version of the payload's encoding. 1: first.
-const VERSION: u8 = 1;
+/// Version of the payloads' layout, of whatever type: bincode names no fields, so that a record of another layout could be
+/// misread. 1: first. 2: pictures of a deployment, ids of members that were used.
+const VERSION: u8 = 2;
 const HEADER_BYTES: usize = 5;
 /// Most bytes that decoding one record may take, whatever lengths the record claims.
 const RECORD_BYTES_MAX: usize = 64 << 20;
@@ -27,7 +28,7 @@ pub enum CodecError {
         found: usize,
     },
     /// Written by another version.
-    #[error("record of version {found}, expected {VERSION}")]
+    #[error("record of version {found}, expected {VERSION}: go on with the shardglm that wrote it")]
     Version {
         /// Its version.
         found: u8,
@@ -91,10 +92,11 @@ fn config() -> impl bincode::config::Config {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use protocol::{Epoch, ReplicaId};
+    use protocol::{CoordinatorId, Epoch, Generation, ReplicaId};
 
     use super::*;
-    use crate::state::{Command, ReplicaCommand};
+    use crate::state::fixtures::{addr, inventory, node, plan, spec};
+    use crate::state::{ClusterState, Command, DeploymentCommand, MemberCommand, NodeCommand, ReplicaCommand};
 
     fn command() -> Command {
         Command::Replica(ReplicaCommand::Lose { replica: ReplicaId(3), epoch: Epoch(300), reason: "a".into() })
@@ -102,8 +104,42 @@ mod tests {
 
     #[test]
     fn golden_bytes_of_a_command() {
-        let expected = [1, 85, 203, 23, 103, 2, 3, 3, 251, 44, 1, 1, 97];
+        let expected = [2, 85, 203, 23, 103, 2, 3, 3, 251, 44, 1, 1, 97];
         assert_eq!(encode(&command()), expected);
+    }
+
+    /// One of every command that changes a fresh state, in an order in which each applies.
+    fn commands() -> Vec<Command> {
+        let (replica, epoch) = (ReplicaId(0), Epoch(1));
+        let register = NodeCommand::Register { node: node(1), incarnation: 7, inventory: inventory(1) };
+        let create = ReplicaCommand::Create { deployment: "nano".into(), generation: Generation(1) };
+        let form = ReplicaCommand::Form { replica, epoch, plan: plan(&[node(1)]) };
+        let ready = ReplicaCommand::CommitReady { replica, epoch, addrs: vec![addr(0, node(1))] };
+        let unreadable = DeploymentCommand::Unreadable { name: "other".into(), reason: Some("gone".into()) };
+        vec![
+            Command::Node(register),
+            Command::Deployment(DeploymentCommand::Put { expected: None, spec: Box::new(spec(1, 1)) }),
+            Command::Deployment(unreadable),
+            Command::Replica(create),
+            Command::Replica(form),
+            Command::Replica(ready),
+            Command::Member(MemberCommand::Admit { id: CoordinatorId(4) }),
+        ]
+    }
+
+    /// Where this fails, records that are on disks mean something else now: raise [`VERSION`], and say above what changed.
+    #[test]
+    fn the_layout_of_what_is_stored_is_the_one_of_its_version() {
+        let mut state = ClusterState::default();
+        let mut all = Vec::new();
+        for command in commands() {
+            all.extend(encode(&command));
+            state.apply(command).expect("each applies");
+        }
+        let of_state = encode(&state);
+        let layout = (VERSION, all.len(), crc32fast::hash(&all), of_state.len(), crc32fast::hash(&of_state));
+        assert_eq!(layout, (2, 510, 2_157_317_880, 820, 821_220_471));
+        assert_eq!(decode::<ClusterState>(&of_state), Ok(state));
     }
 
     #[test]
