@@ -60,7 +60,8 @@ impl AdminParts {
     /// What this coordinator sees of the others.
     pub(super) fn reach(&self) -> Reach {
         let (coordinator, up) = (self.consensus.id(), self.consensus.reached());
-        let others = self.members.iter().map(|m| m.id).filter(|id| *id != coordinator);
+        let members = self.consensus.members().borrow().clone();
+        let others = members.list.iter().map(|m| m.addrs.id).filter(|id| *id != coordinator);
         let (reached, unreached) = others.partition(|id| up.contains(id));
         Reach { coordinator, reached, unreached, led_last: self.consensus.leadership().borrow().led_last }
     }

@@ -298,7 +298,12 @@ impl Consensus {
                 self.change_members_at(leader, &change).await
             };
             match answer {
-                Err(ChangeError::NotLeader { .. }) => tokio::time::sleep(FORWARD_PAUSE).await,
+                Err(ChangeError::NotLeader { .. }) if started.elapsed() < timeout => {
+                    tokio::time::sleep(FORWARD_PAUSE).await;
+                }
+                Err(ChangeError::NotLeader { .. }) => {
+                    return Err(ChangeError::NoLeader { waited_ms: started.elapsed().as_millis() as u64 });
+                }
                 other => return other,
             }
         }

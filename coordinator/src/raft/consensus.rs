@@ -176,7 +176,7 @@ impl Consensus {
     ) -> Result<Self, ConsensusError> {
         let (id, timings) = (config.id, config.timings);
         let raft_config = Arc::new(raft_config(timings, bounds)?);
-        let entrance = Entrance::new(config.dir, log.is_begun()? || !state_machine.is_empty());
+        let entrance = Entrance::new(&log, log.is_begun()? || !state_machine.is_empty());
         let network = Network { cluster, wires: Arc::clone(&wires) };
         wires.follow(config.members);
         let raft = Raft::new(id.0, raft_config, network, log, state_machine.clone())

@@ -10,12 +10,12 @@
 //! A coordinator with an empty disk must not vote, nor acknowledge an entry, as if it had never done so. So it answers
 //! none of Raft's calls before it knows that it is new: either every coordinator of the configuration is, and then the one
 //! with the lowest id founds the cluster; or a majority says that it is a member without a vote. Before it answers the first
-//! of Raft's calls, a mark in the state directory says that it may.
+//! of Raft's calls, a mark in its log's file says that it may.
 //! Invariant: whoever loses its disk after that finds out here, and takes no part.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -30,12 +30,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::codec;
 use super::consensus::Consensus;
-use super::snapshot::write_durably;
+use super::log_store::{LogError, LogStore};
 use super::type_config::Member;
 use crate::config::MemberAddrs;
 
-const MARK: &str = "raft.entered";
-const MARK_TEMPORARY: &str = "raft.entered.tmp";
 /// How long another coordinator may take to say what it knows.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest pause between two looks around.
@@ -95,18 +93,19 @@ pub(super) enum Told {
 /// Where a coordinator stands, and the mark that remembers it.
 #[derive(Debug)]
 pub(super) struct Entrance {
-    dir: PathBuf,
+    /// Where the mark goes, until it is there.
+    log: Mutex<Option<LogStore>>,
     standing: watch::Sender<Standing>,
     /// Whether another coordinator has called it as a member.
     was_called: AtomicBool,
 }
 
 impl Entrance {
-    /// The standing of a coordinator that has a log (`has_log`), or not. Blocks on the disk.
-    pub(super) fn new(dir: &Path, has_log: bool) -> Self {
-        let is_inside = has_log || dir.join(MARK).exists();
-        let standing = watch::Sender::new(if is_inside { Standing::Inside } else { Standing::Entering });
-        Self { dir: dir.to_owned(), standing, was_called: AtomicBool::new(false) }
+    /// The standing of a coordinator that `has_begun`, by its log or the mark in it, or not.
+    pub(super) fn new(log: &LogStore, has_begun: bool) -> Self {
+        let standing = if has_begun { Standing::Inside } else { Standing::Entering };
+        let log = Mutex::new((!has_begun).then(|| log.clone()));
+        Self { log, standing: watch::Sender::new(standing), was_called: AtomicBool::new(false) }
     }
 
     pub(super) fn standing(&self) -> watch::Receiver<Standing> {
@@ -126,14 +125,15 @@ impl Entrance {
         *self.standing.borrow() == Standing::Entering
     }
 
+    fn log(&self) -> MutexGuard<'_, Option<LogStore>> {
+        self.log.lock().expect("nothing panics while it holds the log")
+    }
+
     /// Takes part from now on; the mark is on the disk before.
-    async fn enter(&self) -> std::io::Result<()> {
-        if !self.is_entering() {
-            return Ok(());
-        }
-        let dir = self.dir.clone();
-        let mark = move || write_durably(&dir, MARK_TEMPORARY, MARK, b"");
-        tokio::task::spawn_blocking(mark).await.expect("writing a file does not panic, and is never aborted")?;
+    async fn enter(&self) -> Result<(), LogError> {
+        let Some(log) = self.log().clone() else { return Ok(()) };
+        log.mark_entered().await?;
+        *self.log() = None;
         self.standing.send_if_modified(|s| {
             let is_new = *s == Standing::Entering;
             if is_new {
@@ -176,7 +176,7 @@ impl Consensus {
             let waits_for = match self.step_in(founds, &others, configured).await {
                 Ok(waits_for) => waits_for,
                 Err(error) => {
-                    tracing::error!(%error, "cannot write the mark of having entered into the state directory");
+                    tracing::error!(%error, "cannot write down that this coordinator takes part");
                     "its disk".to_owned()
                 }
             };
@@ -194,7 +194,7 @@ impl Consensus {
         founds: bool,
         others: &[CoordinatorId],
         configured: &[MemberAddrs],
-    ) -> std::io::Result<String> {
+    ) -> Result<String, LogError> {
         let entrance = self.entrance();
         let hello: BTreeMap<_, _> =
             join_all(others.iter().map(async |id| (*id, self.ask::<bool>(*id, RaftCall::Hello, &()).await)))

@@ -34,6 +34,7 @@ const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta")
 const VOTE: &str = "vote";
 const COMMITTED: &str = "committed";
 const PURGED: &str = "purged";
+const ENTERED: &str = "entered";
 /// Memory that redb may keep pages in, bytes: the log is short.
 const CACHE_BYTES: usize = 4 << 20;
 /// Most entries that are read for one message to a follower.
@@ -157,12 +158,22 @@ impl LogStore {
         self.meta(PURGED)
     }
 
-    /// Whether there is an entry or a vote, or ever was an entry.
+    /// Whether there is an entry or a vote, ever was an entry, or the mark that there may be.
     ///
     /// # Errors
     /// [`LogError`].
     pub(super) fn is_begun(&self) -> Result<bool, LogError> {
-        Ok(self.purged()?.is_some() || self.last()?.is_some() || self.meta::<Vote>(VOTE)?.is_some())
+        let is_marked = self.meta::<()>(ENTERED)?.is_some();
+        Ok(is_marked || self.purged()?.is_some() || self.last()?.is_some() || self.meta::<Vote>(VOTE)?.is_some())
+    }
+
+    /// Marks that entries and votes may come. Durable on return.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub(super) async fn mark_entered(&self) -> Result<(), LogError> {
+        let wrote = self.put_meta(Durability::Immediate, ENTERED, codec::encode(&())).await;
+        wrote.map_err(|e| LogError::File { path: self.path.to_path_buf(), source: Box::new(e) })
     }
 
     fn meta<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, LogError> {

@@ -81,8 +81,6 @@ impl Wires for Wire {
         answer.ok().and_then(Result::ok).ok_or(LinkError::Down { peer })
     }
 
-    fn follow(&self, _: &[MemberAddrs]) {}
-
     fn up(&self) -> BTreeSet<CoordinatorId> {
         let Some(net) = self.net.upgrade() else { return BTreeSet::new() };
         let ids: Vec<_> = net.there().keys().copied().collect();

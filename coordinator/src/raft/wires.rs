@@ -60,8 +60,8 @@ pub trait Wires: Debug + Send + Sync + 'static {
         Err(LinkError::Down { peer })
     }
 
-    /// Keeps ways to these coordinators from now on, and to no others.
-    fn follow(&self, members: &[MemberAddrs]);
+    /// Keeps ways to these coordinators from now on, and to no others. Wires that reach everybody need not.
+    fn follow(&self, _members: &[MemberAddrs]) {}
 
     /// The peers that are connected now.
     fn up(&self) -> BTreeSet<CoordinatorId>;
