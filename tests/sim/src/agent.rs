@@ -279,7 +279,7 @@ impl Agent {
                 }
             }
         }
-        let statuses = self.supervisor.statuses();
+        let statuses = self.supervisor.statuses(Instant::now().into_std());
         self.seat.lock().expect("nothing panics in the seat").statuses.clone_from(&statuses);
         self.reports.send_if_modified(|report| {
             let news = report.workers != statuses;

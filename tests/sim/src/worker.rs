@@ -188,7 +188,7 @@ async fn show_signs_of_life(key: RankKey, events: mpsc::Sender<Event>, outside: 
     loop {
         tokio::time::sleep(ALIVE_EVERY).await;
         if !outside.hangs() {
-            let message = FromWorker::Alive { load: EngineLoad::default(), stats: None };
+            let message = FromWorker::Alive { load: EngineLoad::default(), stats: None, proof: None };
             let _ = events.send(Event::Said { key, message }).await;
         }
     }
