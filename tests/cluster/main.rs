@@ -18,3 +18,4 @@ mod hosts;
 mod metrics;
 mod power_cut;
 mod survive;
+mod writes;
