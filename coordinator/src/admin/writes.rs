@@ -48,8 +48,7 @@ async fn set_cordon(
     is_set: bool,
 ) -> Result<Json<CordonWritten>, CallFailed> {
     let CordonRequest { expected } = read(body)?.unwrap_or_default();
-    let unknown = |name: String| CallFailed::Unknown { what: "node", name };
-    let node = NodeId::new(name.as_str()).map_err(|_| unknown(name.chars().take(NAME_SHOWN_MAX).collect()))?;
+    let node = label("node", &name)?;
     let command = Command::Node(NodeCommand::SetCordon { node: node.clone(), is_set, expected });
     match write(parts, command).await? {
         Written { index: log_index, applied: Applied::Revision(revision) } => {
@@ -66,6 +65,7 @@ pub(super) async fn scale(
 ) -> Result<Json<ScaleWritten>, CallFailed> {
     let request = read(body)?.ok_or_else(|| CallFailed::BadRequest("a body with `replicas` is needed".to_owned()))?;
     let ScaleRequest { replicas, expected_generation: expected } = request;
+    label("deployment", &deployment)?;
     let command = Command::Deployment(DeploymentCommand::Scale { name: deployment.clone(), replicas, expected });
     match write(&parts, command).await? {
         Written { index: log_index, applied: Applied::Generation(generation) } => {
@@ -73,6 +73,11 @@ pub(super) async fn scale(
         }
         other => Err(CallFailed::Mixed(other)),
     }
+}
+
+/// A name from outside, before it goes into the log: names of nodes and of deployments are DNS labels, so nothing else is known.
+fn label(what: &'static str, name: &str) -> Result<NodeId, CallFailed> {
+    NodeId::new(name).map_err(|_| CallFailed::Unknown { what, name: name.chars().take(NAME_SHOWN_MAX).collect() })
 }
 
 async fn write(parts: &AdminParts, command: Command) -> Result<Written, CallFailed> {

@@ -102,6 +102,7 @@ async fn any_coordinator_takes_a_change_and_each_has_a_revision_of_its_own() {
         ("/v1/nodes/Not_A_Label/cordon", "", (404, "not_found")),
         ("/v1/nodes/node-1/cordon", r#"{"expects": 1}"#, (400, "bad_request")),
         ("/v1/deployments/other/scale", r#"{"replicas": 1}"#, (404, "not_found")),
+        ("/v1/deployments/Not_A_Label/scale", r#"{"replicas": 1}"#, (404, "not_found")),
         (scale, r#"{"replicas": 300}"#, (400, "bad_request")),
         (scale, "", (400, "bad_request")),
         (scale, r#"{"replicas": -1}"#, (400, "bad_request")),
