@@ -41,6 +41,12 @@ fn sign(fault: Fault) -> Sign {
 }
 
 impl Times {
+    /// Whether a fault strikes what coordinators have between each other.
+    #[must_use]
+    pub fn is_between_coordinators(fault: Fault) -> bool {
+        sign(fault) != Sign::Group
+    }
+
     /// Of a fault that was done at `at`.
     #[must_use]
     pub fn of(fault: Fault, at: OffsetDateTime, events: &[Event]) -> Self {

@@ -22,7 +22,7 @@ use super::read::Read;
 use super::verdict::Ending;
 
 /// Pause before the next gateway is asked.
-const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a client waits for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::scene::{Scene, SceneError};
-use crate::cluster::{Event, Mark, SERVES_WITHIN};
+use crate::cluster::{Cluster, Event, Mark, SERVES_WITHIN};
 use crate::fault::{Fault, FaultError, Place, Who, heal, inflict};
 use crate::figures::Durations;
 use crate::streams::{Reading, Tally, Verdict};
@@ -21,6 +21,9 @@ use crate::timeline::Times;
 const TOKENS_BEFORE: usize = 10;
 /// A fault is healed when all clients have their answers, or after this.
 const LASTS_MAX: Duration = Duration::from_secs(20);
+/// How long links between coordinators are left to themselves after a fault: one that died in it may be taken for alive for
+/// as long as its idle time-out, and a stream that is kept over it meanwhile would suffer two faults.
+const SETTLES: Duration = Duration::from_secs(6);
 /// How long the streams may take to begin.
 const BEGINS_WITHIN: Duration = Duration::from_secs(30);
 
@@ -153,7 +156,9 @@ fn measure(
     let serves = scene.cluster.wait("it serves again", SERVES_WITHIN, async |c| c.serves().await.then_some(()));
     let serving = healed.elapsed();
     // The next round is not to suffer from this one.
-    let whole = scene.cluster.wait("it is whole again", SERVES_WITHIN, async |c| c.is_whole().await.then_some(()));
+    let settled = || healed.elapsed() >= SETTLES || !Times::is_between_coordinators(fault);
+    let whole = async |c: &Cluster| (settled() && c.is_whole().await).then_some(());
+    let whole = scene.cluster.wait("it is whole again", SERVES_WITHIN, whole);
     let events: Vec<Event> = marks.iter().flat_map(Mark::since).collect();
     let times = Times::of(fault, at, &events);
 
