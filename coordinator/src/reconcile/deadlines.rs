@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::observed::Observed;
-use super::planner::{DRAIN_MAX, FLEET_SETTLE, FORMING_STALL, REVIVAL_STALL, backoff};
+use super::planner::{CONNECT_STALL, DRAIN_MAX, FLEET_SETTLE, FORMING_STALL, REVIVAL_STALL, backoff};
 use crate::state::{ClusterState, Phase};
 
 /// The next moment after `now` at which time alone changes what [`super::planner::plan`] says.
@@ -14,7 +14,9 @@ pub(super) fn next(state: &ClusterState, observed: &Observed, now: Instant) -> O
         let group = observed.groups.get(&(*id, replica.epoch))?;
         match replica.phase {
             Phase::Waiting { .. } => Some(group.since + backoff(replica.failed_formings)),
-            Phase::Forming { .. } => Some(group.progress + FORMING_STALL),
+            Phase::Forming { .. } => {
+                [CONNECT_STALL, FORMING_STALL].into_iter().map(|stall| group.progress + stall).find(|at| *at > now)
+            }
             Phase::Draining { .. } => Some(group.since + DRAIN_MAX),
             Phase::Ready { .. } => Some(group.progress + REVIVAL_STALL),
             Phase::Failed { .. } => None,

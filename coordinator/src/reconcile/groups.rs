@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use protocol::lease::WorkerPhase;
 use protocol::plan::RankAddr;
-use protocol::{Plan, RankPlan, ReplicaId};
+use protocol::{NodeId, Plan, RankPlan, ReplicaId};
 
 use super::observed::{Observed, RankSeen};
-use super::planner::{DRAIN_MAX, FORMING_STALL, REVIVAL_STALL};
-use crate::state::{ClusterState, Phase, Replica, ReplicaCommand, Standing};
+use super::planner::{CONNECT_STALL, DRAIN_MAX, FORMING_STALL, REVIVAL_STALL};
+use crate::state::{ClusterState, NodeRecord, Phase, Replica, ReplicaCommand, Standing};
 
 pub(super) fn plan(state: &ClusterState, observed: &Observed, now: Instant) -> Vec<ReplicaCommand> {
     state.replicas.iter().filter_map(|(id, r)| Group { state, observed, id: *id, replica: r }.decide(now)).collect()
@@ -71,6 +71,9 @@ impl Group<'_> {
                 let slowest = plan.ranks.iter().find(|r| self.connected(r).is_none());
                 let rank = slowest.map_or_else(String::new, |r| format!("rank {} on {}: ", r.rank, r.node));
                 Some(End::Lost(format!("{rank}no progress for {} s while forming", FORMING_STALL.as_secs())))
+            }
+            Phase::Forming { .. } if now >= seen.progress + CONNECT_STALL && self.waits_for_peers(plan) => {
+                Some(End::Lost(format!("its ranks have not reached each other for {} s", CONNECT_STALL.as_secs())))
             }
             Phase::Forming { .. } => self.leaving(plan).map(End::Lost),
             Phase::Draining { reason, .. } if now >= seen.since + DRAIN_MAX => {
@@ -140,6 +143,18 @@ impl Group<'_> {
 
     fn seen(&self, rank: &RankPlan) -> Option<&RankSeen> {
         self.observed.rank((self.id, self.replica.epoch), rank.rank, &rank.node)
+    }
+
+    /// Whether all ranks are loaded, so that nothing is left but to connect, and another node could take the place of one.
+    fn waits_for_peers(&self, plan: &Plan) -> bool {
+        let loaded = |r: &RankPlan| {
+            let phase = self.seen(r).filter(|seen| !seen.vanished).map(|seen| &seen.phase);
+            matches!(phase, Some(WorkerPhase::Loaded { .. } | WorkerPhase::Connected))
+        };
+        let spare = |(node, record): (&NodeId, &NodeRecord)| {
+            record.takes_ranks() && !self.replica.is_on(node) && self.observed.nodes.contains_key(node)
+        };
+        plan.ranks.iter().all(loaded) && self.state.nodes.iter().any(spare)
     }
 
     fn leaving(&self, plan: &Plan) -> Option<String> {

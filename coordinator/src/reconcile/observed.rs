@@ -2,7 +2,7 @@
 //!
 //! Not here: what follows from it. Nothing of this is replicated; a new leader starts with none of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use protocol::plan::RankAddr;
 use protocol::{Epoch, NodeId, Rank, ReplicaId};
 use serde::{Deserialize, Serialize};
 
-use crate::state::ClusterState;
+use crate::state::{ClusterState, Standing};
 
 /// Which group: a replica and its epoch.
 pub(super) type GroupId = (ReplicaId, Epoch);
@@ -23,7 +23,21 @@ pub(super) struct Observed {
     pub(super) groups: BTreeMap<GroupId, Group>,
     /// When a node was last heard for the first time in this term.
     pub(super) fleet_grew: Option<Instant>,
+    quarrels: Vec<Quarrel>,
 }
+
+/// Nodes that were all up, and whose ranks still did not become a group: a link between them may be cut.
+#[derive(Debug, Clone)]
+struct Quarrel {
+    nodes: BTreeSet<NodeId>,
+    /// When they may be tried again although others would do.
+    until: Instant,
+}
+
+/// How long such nodes are kept apart, where others would do.
+const QUARREL: Duration = Duration::from_secs(60);
+/// Most of them that are remembered; the oldest is forgotten.
+const QUARRELS_MAX: usize = 64;
 
 /// A node as last seen.
 #[derive(Debug, Clone)]
@@ -46,6 +60,8 @@ pub(super) struct Group {
     /// When one of its ranks last came further.
     pub(super) progress: Instant,
     pub(super) ranks: BTreeMap<Rank, RankSeen>,
+    /// Where its plan has put it; kept when the plan is gone.
+    nodes: BTreeSet<NodeId>,
 }
 
 /// A rank as last seen.
@@ -88,12 +104,30 @@ impl Observed {
         self.groups.retain(|(id, epoch), _| state.replicas.get(id).is_some_and(|r| r.epoch == *epoch));
         for (id, replica) in &state.replicas {
             let phase = replica.phase.name();
-            let fresh = || Group { phase, since: now, progress: now, ranks: BTreeMap::new() };
-            let group = self.groups.entry((*id, replica.epoch)).or_insert_with(fresh);
-            if group.phase != phase {
-                (group.phase, group.since, group.progress) = (phase, now, now);
+            let (ranks, nodes) = (BTreeMap::new(), BTreeSet::new());
+            let fresh = Group { phase, since: now, progress: now, ranks, nodes };
+            let group = self.groups.entry((*id, replica.epoch)).or_insert(fresh);
+            if let Some(plan) = replica.plan() {
+                group.nodes = plan.ranks.iter().map(|r| r.node.clone()).collect();
+            }
+            if group.phase == phase {
+                continue;
+            }
+            let before = std::mem::replace(&mut group.phase, phase);
+            (group.since, group.progress) = (now, now);
+            let all_up = group.nodes.iter().all(|n| state.nodes.get(n).is_some_and(|r| r.standing == Standing::Up));
+            if (before, phase) == ("forming", "waiting") && all_up && group.nodes.len() > 1 {
+                self.quarrels.push(Quarrel { nodes: group.nodes.clone(), until: now + QUARREL });
             }
         }
+        self.quarrels.retain(|q| q.until > now);
+        let old = self.quarrels.len().saturating_sub(QUARRELS_MAX);
+        self.quarrels.drain(..old);
+    }
+
+    /// Nodes out of `nodes` that lately did not become a group together although they were up.
+    pub(super) fn quarrel(&self, nodes: &BTreeSet<NodeId>, now: Instant) -> Option<&BTreeSet<NodeId>> {
+        self.quarrels.iter().filter(|q| q.until > now).map(|q| &q.nodes).find(|q| q.is_subset(nodes))
     }
 
     /// What every node last said of its workers.

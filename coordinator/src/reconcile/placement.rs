@@ -1,6 +1,6 @@
 //! Where the next group of each waiting replica goes, or why there is no place for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use protocol::lease::RANKS_PER_NODE_MAX;
@@ -12,6 +12,9 @@ use super::deployments::unwanted;
 use super::observed::Observed;
 use super::planner::{FLEET_SETTLE, backoff};
 use crate::state::{ClusterState, Command, Deployment, DeploymentCommand, Phase, Replica, ReplicaCommand, Standing};
+
+/// Most plans that are looked at to keep nodes apart.
+const WAYS_MAX: usize = 16;
 
 pub(super) fn plan(state: &ClusterState, observed: &Observed, now: Instant) -> Vec<Command> {
     let mut fleet = Fleet::new(state, observed);
@@ -32,7 +35,7 @@ fn place_deployment(
             blocked = deployment.blocked.clone();
             continue;
         }
-        match fleet.place(&replica.spec) {
+        match fleet.place_apart(&replica.spec, observed, now) {
             Ok(plan) => {
                 let form = ReplicaCommand::Form { replica: id, epoch: replica.epoch.next(), plan };
                 commands.push(Command::Replica(form));
@@ -124,11 +127,35 @@ impl Fleet {
         }
     }
 
-    /// A plan for one replica, whose memory is taken from the fleet; or why there is none, in one line.
-    fn place(&mut self, spec: &DeploymentSpec) -> Result<Plan, String> {
+    /// A plan for one replica, whose memory is taken from the fleet; or why there is none, in one line. Nodes that lately could not
+    /// become a group are kept apart where as many others can take their place; where not, they are tried again.
+    fn place_apart(&mut self, spec: &DeploymentSpec, observed: &Observed, now: Instant) -> Result<Plan, String> {
+        let first = self.place(spec, &BTreeSet::new())?;
+        let nodes_of = |plan: &Plan| plan.ranks.iter().map(|r| r.node.clone()).collect::<BTreeSet<_>>();
+        let num_nodes = nodes_of(&first).len();
+        let mut ways = VecDeque::from([(BTreeSet::new(), first.clone())]);
+        let mut plan = first;
+        for _ in 0..WAYS_MAX {
+            let Some((without, way)) = ways.pop_front() else { break };
+            let Some(quarrel) = observed.quarrel(&nodes_of(&way), now) else {
+                plan = way;
+                break;
+            };
+            for node in quarrel {
+                let without: BTreeSet<_> = without.iter().chain([node]).cloned().collect();
+                let way = self.place(spec, &without).ok().filter(|way| nodes_of(way).len() >= num_nodes);
+                ways.extend(way.map(|way| (without, way)));
+            }
+        }
+        self.take(&plan);
+        Ok(plan)
+    }
+
+    /// A plan for one replica that leaves some nodes out, or why there is none.
+    fn place(&self, spec: &DeploymentSpec, without: &BTreeSet<NodeId>) -> Result<Plan, String> {
         let model = ModelSpec::from_config_json(&spec.model.config_json).map_err(|e| e.to_string())?;
         let ranks = usize::from(spec.tp.get());
-        let with_room = self.nodes.iter().filter(|(_, free)| free.ranks >= ranks);
+        let with_room = self.nodes.iter().filter(|(n, free)| free.ranks >= ranks && !without.contains(*n));
         let nodes: Vec<_> =
             with_room.map(|(n, free)| NodeCapacity { node: n.clone(), memory_free: free.memory }).collect();
         let request = PlanRequest {
@@ -141,11 +168,9 @@ impl Fleet {
             max_seqs: spec.max_seqs,
             nodes: &nodes,
         };
-        let plan = sharding::planner::plan(&model, &request).map_err(|e| match self.num_cordoned {
+        sharding::planner::plan(&model, &request).map_err(|e| match self.num_cordoned {
             0 => e.to_string(),
             cordoned => format!("{e} (nodes that are up, but cordoned: {cordoned})"),
-        })?;
-        self.take(&plan);
-        Ok(plan)
+        })
     }
 }

@@ -11,6 +11,8 @@ use crate::state::{ClusterState, Command};
 
 /// A group none of whose ranks came further for so long is given up.
 pub(super) const FORMING_STALL: Duration = Duration::from_secs(60);
+/// A group whose ranks hold their shards and do not reach each other for so long is given up where another node is there.
+pub(super) const CONNECT_STALL: Duration = Duration::from_secs(5);
 /// A committed group whose ranks come back by themselves, and none of which came further for so long, is formed anew.
 pub(super) const REVIVAL_STALL: Duration = Duration::from_secs(10);
 /// Longest time that a draining group may take to finish what runs.

@@ -1,6 +1,6 @@
 //! The planner against nodes that obey: what is formed, what is lost, and that it always comes to rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ use protocol::{Epoch, NodeId, ReplicaId, Term};
 
 use super::observed::Observed;
 use super::orders::{grace, orders};
-use super::planner::{DRAIN_MAX, FORMING_STALL, REVIVAL_STALL, plan};
+use super::planner::{CONNECT_STALL, DRAIN_MAX, FORMING_STALL, REVIVAL_STALL, plan};
 use super::{deadlines, planner};
 use crate::config::LeaseTimings;
 use crate::state::fixtures::{addr, inventory, node, spec};
@@ -33,11 +33,13 @@ struct Node {
     fails: Option<(String, bool)>,
     /// Its workers stay as they are.
     stuck: bool,
+    /// A node that its workers do not reach.
+    cut_from: Option<NodeId>,
 }
 
 impl Node {
     fn new(incarnation: u64, memory: u64) -> Self {
-        Self { incarnation, memory, workers: Vec::new(), leaving: false, fails: None, stuck: false }
+        Self { incarnation, memory, workers: Vec::new(), leaving: false, fails: None, stuck: false, cut_from: None }
     }
 
     fn report(&self, name: &NodeId) -> NodeReport {
@@ -79,6 +81,11 @@ impl Node {
                     Some((reason, retryable)) => WorkerPhase::Failed { reason, retryable },
                     None => loaded,
                 },
+                (WorkerPhase::Loaded { .. }, RankGoal::Connect { peers })
+                    if peers.iter().any(|p| Some(&p.node) == self.cut_from.as_ref()) =>
+                {
+                    continue;
+                }
                 (WorkerPhase::Loaded { .. }, RankGoal::Connect { .. }) => WorkerPhase::Connected,
                 (WorkerPhase::Connected, RankGoal::Serve) => WorkerPhase::Serving,
                 (_, RankGoal::Drain) => {
@@ -284,6 +291,40 @@ fn a_revived_rank_at_another_address_and_a_missing_one_cost_an_epoch() {
     for world in [elsewhere, missing] {
         assert_ne!(world.ready_epoch(), Some(Epoch(1)));
     }
+}
+
+#[test]
+fn nodes_that_do_not_reach_each_other_are_kept_apart_while_another_can_take_the_place_of_one() {
+    let cut = |world: &mut World, a: u16, b: u16| {
+        world.nodes.get_mut(&node(a)).expect("there").cut_from = Some(node(b));
+        world.nodes.get_mut(&node(b)).expect("there").cut_from = Some(node(a));
+    };
+    let nodes = |world: &World| {
+        let plan = world.only().1.plan().map(|p| p.ranks.iter().map(|r| r.node.clone()).collect::<BTreeSet<_>>());
+        plan.unwrap_or_default()
+    };
+    let beats = |time: Duration| time.as_millis() as usize / LEASE.heartbeat_ms as usize;
+    let mut world = World::new(2, 1, 3);
+    world.beats(12);
+    let pair: Vec<NodeId> = nodes(&world).into_iter().collect();
+    assert_eq!((world.ready_epoch(), pair.len()), (Some(Epoch(1)), 2));
+    let number = |n: &NodeId| (1..=3).find(|i| node(*i) == *n).expect("one of three");
+    cut(&mut world, number(&pair[0]), number(&pair[1]));
+    let failed = WorkerPhase::Failed { reason: "rank 1 lost".into(), retryable: true };
+    world.nodes.get_mut(&pair[0]).expect("there").workers[0].phase = failed;
+    world.beats(beats(CONNECT_STALL) + 20);
+    assert_eq!(world.ready_epoch(), Some(Epoch(3)), "once more on the same pair, then on another one");
+    assert!(!pair.iter().all(|n| nodes(&world).contains(n)), "{pair:?}");
+
+    // With nobody to take a place the same two go on trying, both in use, and serve when the link is whole again.
+    let mut world = World::new(2, 1, 2);
+    cut(&mut world, 1, 2);
+    world.beats(beats(FORMING_STALL) + 20);
+    assert_eq!((world.ready_epoch(), nodes(&world).len()), (None, 2));
+    world.nodes.values_mut().for_each(|n| n.cut_from = None);
+    world.beats(beats(FORMING_STALL));
+    assert!(world.ready_epoch().is_some());
+    assert_eq!(nodes(&world).len(), 2);
 }
 
 #[test]
