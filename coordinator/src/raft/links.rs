@@ -36,8 +36,6 @@ pub(super) struct Links {
     tasks: TaskTracker,
     cancel: CancellationToken,
     peers: Mutex<BTreeMap<CoordinatorId, Kept>>,
-    /// Counts the changes of what is connected and of who is kept.
-    changes: watch::Sender<u64>,
 }
 
 /// One peer's keeper.
@@ -58,7 +56,7 @@ impl Links {
         cancel: &CancellationToken,
     ) -> Self {
         let (endpoint, tasks, cancel) = (endpoint.clone(), tasks.clone(), cancel.clone());
-        Self { own, endpoint, tasks, cancel, peers: Mutex::default(), changes: watch::Sender::default() }
+        Self { own, endpoint, tasks, cancel, peers: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<CoordinatorId, Kept>> {
@@ -68,7 +66,7 @@ impl Links {
     fn keeper(&self, peer: CoordinatorId, addr: SocketAddr) -> Kept {
         let stop = self.cancel.child_token();
         let (link, connection) = watch::channel(None);
-        let keeper = Keeper { endpoint: self.endpoint.clone(), peer, addr, link, changes: self.changes.clone() };
+        let keeper = Keeper { endpoint: self.endpoint.clone(), peer, addr, link };
         let stopped = stop.clone();
         self.tasks.spawn(async move {
             tokio::select! {
@@ -115,18 +113,10 @@ impl Wires for Links {
         for (peer, addr) in wanted {
             peers.entry(peer).or_insert_with(|| self.keeper(peer, addr));
         }
-        drop(peers);
-        self.changes.send_modify(|n| *n += 1);
     }
 
     fn up(&self) -> BTreeSet<CoordinatorId> {
         self.lock().iter().filter(|(_, kept)| kept.connection.borrow().is_some()).map(|(id, _)| *id).collect()
-    }
-
-    async fn connected(&self, count: usize) {
-        let mut changes = self.changes.subscribe();
-        // The sender is our own: this waits for ever rather than fail.
-        drop(changes.wait_for(|_| self.up().len() >= count).await);
     }
 }
 
@@ -136,7 +126,6 @@ struct Keeper {
     peer: CoordinatorId,
     addr: SocketAddr,
     link: watch::Sender<Option<Connection>>,
-    changes: watch::Sender<u64>,
 }
 
 impl Keeper {
@@ -147,10 +136,10 @@ impl Keeper {
             match self.endpoint.connect(addr, expect(peer), CONNECT_TIMEOUT).await {
                 Ok(connection) => {
                     pause = RETRY_FIRST;
-                    self.set(Some(connection.clone()));
+                    self.link.send_replace(Some(connection.clone()));
                     tracing::debug!(coordinator = peer.0, %addr, "connected");
                     let lost = connection.closed().await;
-                    self.set(None);
+                    self.link.send_replace(None);
                     tracing::warn!(coordinator = peer.0, %addr, reason = %lost, "coordinator lost");
                 }
                 Err(e) => tracing::debug!(coordinator = peer.0, %addr, reason = %e, "coordinator not reached"),
@@ -160,16 +149,10 @@ impl Keeper {
         }
     }
 
-    fn set(&self, connection: Option<Connection>) {
-        self.link.send_replace(connection);
-        self.changes.send_modify(|n| *n += 1);
-    }
-
     fn let_go(&self) {
         if let Some(connection) = self.link.send_replace(None) {
             connection.close("not kept any more");
         }
-        self.changes.send_modify(|n| *n += 1);
     }
 }
 

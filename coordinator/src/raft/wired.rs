@@ -86,12 +86,6 @@ impl Wires for Wire {
         let ids: Vec<_> = net.there().keys().copied().collect();
         ids.into_iter().filter(|id| *id != self.own && net.way(self.own, *id).is_some()).collect()
     }
-
-    async fn connected(&self, count: usize) {
-        while self.up().len() < count {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
 }
 
 struct Lab {

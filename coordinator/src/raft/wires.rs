@@ -65,7 +65,4 @@ pub trait Wires: Debug + Send + Sync + 'static {
 
     /// The peers that are connected now.
     fn up(&self) -> BTreeSet<CoordinatorId>;
-
-    /// Waits until at least `count` peers are connected.
-    async fn connected(&self, count: usize);
 }

@@ -13,9 +13,6 @@ use crate::host::HostId;
 use crate::message::{Answer, Request};
 use crate::net::{CallFailed, Net};
 
-/// How often who waits for connections looks.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-
 /// The ways from one coordinator to all others.
 #[derive(Debug, Clone)]
 pub struct SimWires {
@@ -50,11 +47,5 @@ impl Wires for SimWires {
         let hosts = self.members.iter().map(|m| HostId::Coordinator(m.0));
         let connected = self.net.connected(HostId::Coordinator(self.own.0), hosts);
         self.members.iter().copied().filter(|m| connected.contains(&HostId::Coordinator(m.0))).collect()
-    }
-
-    async fn connected(&self, count: usize) {
-        while self.up().len() < count {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
     }
 }
