@@ -262,7 +262,7 @@ impl Agent {
             self.remember_term();
             for command in commands {
                 match command {
-                    Command::Spawn(order) => queue.push_back(self.spawn(*order)),
+                    Command::Spawn(order) | Command::Revive { order, .. } => queue.push_back(self.spawn(*order)),
                     Command::Tell { key, message } => {
                         if let Some(inbox) = self.inboxes.get(&key) {
                             let _ = inbox.try_send(message);
