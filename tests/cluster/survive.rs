@@ -200,7 +200,7 @@ async fn a_rank_that_is_killed_or_stopped_changes_nothing_that_a_client_reads_an
     let faults = [(1, Signal::KILL), (0, Signal::KILL), (0, Signal::STOP), (1, Signal::STOP)];
     for (round, (rank, signal)) in faults.into_iter().enumerate() {
         let worker = cluster.worker(rank);
-        let disturbed = all(&http, &cluster, &kinds, || worker.signal(signal)).await;
+        let disturbed = all(&http, &cluster, &kinds, || assert!(worker.signal(signal))).await;
         for ((name, mut read), (_, expected)) in disturbed.into_iter().zip(&undisturbed) {
             // How much was cached depends on what was asked before.
             read.usage["prompt_tokens_details"] = expected.usage["prompt_tokens_details"].clone();
