@@ -14,6 +14,7 @@ pub mod metrics;
 mod publish;
 pub mod raft;
 mod reconcile;
+mod runtime;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod state;

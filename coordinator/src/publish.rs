@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use protocol::CoordinatorId;
 use protocol::ReplicaId;
@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::raft::{AppliedState, Consensus};
+use crate::runtime;
 use crate::state::{Deployment, Phase, Replica};
 use crate::view::{ClusterView, Control, ReadyReplica, ServedDeployment, UnreadyReplica};
 
@@ -32,7 +33,7 @@ pub(crate) async fn follow(consensus: Consensus, view: watch::Sender<Arc<Cluster
         let leader = leadership.borrow_and_update().leader;
         control.leaderless_since = match leader {
             Some(_) => None,
-            None => control.leaderless_since.or_else(|| Some(Instant::now())),
+            None => control.leaderless_since.or_else(|| Some(runtime::now())),
         };
         let members = Arc::clone(&consensus.members().borrow());
         let others = members.list.iter().map(|m| m.addrs.id).filter(|id| *id != consensus.id());

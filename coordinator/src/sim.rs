@@ -14,8 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::LeaseTimings;
+use crate::publish;
 use crate::raft::Consensus;
 use crate::reconcile::{Lead, Reconciler, ReportIn};
+use crate::view::ClusterView;
 
 /// The real reconciler of one coordinator, with its reports and orders carried by whoever simulates.
 #[derive(Debug, Clone)]
@@ -54,3 +56,14 @@ impl Leases {
 
 /// See [`Leases::orders`].
 pub type Orders = watch::Receiver<Arc<BTreeMap<NodeId, Arc<NodeOrders>>>>;
+
+/// What the gateway of a coordinator goes by, as it publishes it.
+pub fn view(
+    consensus: &Consensus,
+    tasks: &TaskTracker,
+    cancel: &CancellationToken,
+) -> watch::Receiver<Arc<ClusterView>> {
+    let (view, published) = watch::channel(Arc::default());
+    tasks.spawn(publish::follow(consensus.clone(), view, cancel.clone()));
+    published
+}

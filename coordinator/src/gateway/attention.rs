@@ -14,6 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::dispatch::{Dispatch, DispatchError};
+use crate::runtime;
 use crate::view::{ClusterView, Group, ReadyReplica};
 
 /// How often each replica is asked.
@@ -54,7 +55,7 @@ struct Seen {
 
 impl Attention {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { inner: Mutex::new(Inner { seen: BTreeMap::new(), pulse: Instant::now() }) })
+        Arc::new(Self { inner: Mutex::new(Inner { seen: BTreeMap::new(), pulse: runtime::now() }) })
     }
 
     /// Asks every replica of `view`, until cancelled.
@@ -80,7 +81,7 @@ impl Attention {
                 Some(answer) = asking.join_next() => {
                     if let Ok((group, answer)) = answer {
                         asked.remove(&group);
-                        self.answered(group, answer, Instant::now());
+                        self.answered(group, answer, runtime::now());
                     }
                     continue;
                 }
@@ -89,7 +90,7 @@ impl Attention {
                 let view = view.borrow_and_update();
                 view.deployments.iter().flat_map(|d| d.replicas.iter().cloned()).collect()
             };
-            let unknown = self.keep(&ready, Instant::now());
+            let unknown = self.keep(&ready, runtime::now());
             for replica in ready {
                 let group = replica.group();
                 if (new_only && !unknown.contains(&group)) || !asked.insert(group) {
@@ -97,7 +98,7 @@ impl Attention {
                 }
                 let dispatch = Arc::clone(&dispatch);
                 asking.spawn(async move {
-                    let until = Instant::now() + ANSWER_TIMEOUT;
+                    let until = runtime::now() + ANSWER_TIMEOUT;
                     let answer = tokio::time::timeout(ANSWER_TIMEOUT, dispatch.reach(&replica, until)).await;
                     let late = || DispatchError::Unreachable { reason: format!("no answer within {ANSWER_TIMEOUT:?}") };
                     (group, answer.unwrap_or_else(|_| Err(late())))

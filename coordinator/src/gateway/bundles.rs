@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::bundle::Bundle;
+use crate::runtime;
 use crate::view::ClusterView;
 
 /// How long files that could not be used are left alone.
@@ -64,7 +65,7 @@ impl Bundles {
         let missing = |k: &Key| match states.get(k) {
             None | Some(BundleState::Loading) => true,
             Some(BundleState::Loaded(_)) => false,
-            Some(BundleState::Failed(_, since)) => since.elapsed() >= RETRY,
+            Some(BundleState::Failed(_, since)) => runtime::now().saturating_duration_since(*since) >= RETRY,
         };
         wanted.into_iter().filter(|(k, _)| missing(k)).map(|(_, model)| model.clone()).collect()
     }
@@ -100,18 +101,18 @@ impl Bundles {
 
 async fn load(model: ModelRecord) -> BundleState {
     let name = model.name.clone();
-    match tokio::task::spawn_blocking(move || Bundle::load(&model)).await {
+    match runtime::blocking(move || Bundle::load(&model)).await {
         Ok(Ok(bundle)) => {
             tracing::info!(model = %name, vocab_size = bundle.vocab_size, "tokenizer and chat template read");
             BundleState::Loaded(Arc::new(bundle))
         }
         Ok(Err(e)) => {
             tracing::error!(model = %name, error = %e, "the model's files cannot be used");
-            BundleState::Failed(e.to_string().into(), Instant::now())
+            BundleState::Failed(e.to_string().into(), runtime::now())
         }
         Err(e) => {
             tracing::error!(model = %name, error = %e, "reading the model's files failed");
-            BundleState::Failed("reading the files failed inside".into(), Instant::now())
+            BundleState::Failed("reading the files failed inside".into(), runtime::now())
         }
     }
 }

@@ -22,6 +22,7 @@ use super::sse::{self, Naming};
 use super::state::{App, unix_now};
 use super::terms::Terms;
 use super::validate::ValidRequest;
+use crate::runtime;
 
 /// What one of the two routes has of its own.
 pub(super) trait Route: 'static {
@@ -47,7 +48,7 @@ pub(super) async fn handle<R: Route>(
     Extension(Named(named)): Extension<Named>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let arrived = Instant::now();
+    let arrived = runtime::now();
     let (head, body) = request.into_parts();
     let (permit, body) = app.take_in(body).await?;
     let kept_body = if named { body.clone() } else { Bytes::new() };

@@ -49,6 +49,8 @@ mod fields;
 mod generation;
 mod handler;
 mod health;
+#[cfg(feature = "sim")]
+mod in_process;
 mod keeping;
 mod logprobs;
 mod metrics;
@@ -84,5 +86,7 @@ mod watched;
 
 pub use bundle::{BundleError, check_model_files};
 pub use counters::GatewayStats;
+#[cfg(feature = "sim")]
+pub use in_process::{Answer, InProcess};
 pub use pictures::RemoteError;
 pub use server::{Gateway, GatewayConfig, GatewayError};

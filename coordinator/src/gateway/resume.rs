@@ -16,6 +16,7 @@ use super::admission::{Moved, Place};
 use super::errors::ApiError;
 use super::generation::{Asked, Elsewhere, First, Generation, first_event, unfinished};
 use super::wait::Wait;
+use crate::runtime;
 use crate::view::Group;
 
 /// Most replicas in a row that may be lost over a prompt without a token between: what they have in common is the prompt.
@@ -43,7 +44,7 @@ impl Generation {
         }
         // Where it still runs, nobody needs it any more.
         self.events = None;
-        let lost = Instant::now();
+        let lost = runtime::now();
         self.app.counters.interrupted();
         let replica = self.place.replica();
         tracing::warn!(request_id = %self.id, replica_id = %replica.replica, epoch = %replica.epoch, %error,
@@ -62,10 +63,10 @@ impl Generation {
             }
         };
         (self.events, self.first) = (Some(events), Some(event));
-        self.app.counters.resumed(lost.elapsed());
+        self.app.counters.resumed(runtime::now().saturating_duration_since(lost));
         let replica = self.place.replica();
         tracing::debug!(request_id = %self.id, replica_id = %replica.replica, epoch = %replica.epoch,
-            ms = lost.elapsed().as_millis(), "answer goes on");
+            ms = runtime::now().saturating_duration_since(lost).as_millis(), "answer goes on");
         Ok(())
     }
 }
@@ -85,7 +86,7 @@ struct Search {
 
 impl Search {
     fn after(group: Group, error: ApiError) -> Self {
-        let again_at = Instant::now() + PAUSE_MIN;
+        let again_at = runtime::now() + PAUSE_MIN;
         Self { error, avoid: vec![group], pause: PAUSE_MIN, again_at, lost: 0, turned_away: 0 }
     }
 
@@ -98,9 +99,9 @@ impl Search {
                 Moved::Never => return Err(self.error.clone()),
                 Moved::NotNow => wait.for_change(self.again_at).await?,
             }
-            if self.again_at <= Instant::now() {
+            if self.again_at <= runtime::now() {
                 self.avoid.clear();
-                self.again_at = Instant::now() + PAUSE_MAX;
+                self.again_at = runtime::now() + PAUSE_MAX;
             }
         }
     }
@@ -127,7 +128,7 @@ impl Search {
         };
         self.avoid.push(group);
         self.pause = (self.pause * 2).min(PAUSE_MAX);
-        self.again_at = Instant::now() + self.pause.max(room_in);
+        self.again_at = runtime::now() + self.pause.max(room_in);
         self.error = error;
         Ok(())
     }

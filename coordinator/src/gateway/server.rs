@@ -118,34 +118,8 @@ impl Gateway {
         let addr = listener.local_addr().map_err(refused)?;
         let stop = cancel.child_token();
         let draining = stop.child_token();
-        let bundles = Arc::new(Bundles::default());
         let tasks = TaskTracker::new();
-        tasks.spawn(bundles.clone().follow(view.clone(), draining.clone()));
-        let bounds = Bounds { tokens: config.limits.queue_tokens_max, bytes: config.limits.queue_bytes_max };
-        let gate = Gate::new(bounds, view.clone());
-        tasks.spawn(gate.clone().follow(draining.clone()));
-        let attention = Attention::new();
-        tasks.spawn(Arc::clone(&attention).follow(view.clone(), Arc::clone(&dispatch), draining.clone()));
-        let dispatch = Arc::new(Watched { inner: dispatch, attention: Arc::clone(&attention) });
-        let app = Arc::new(App {
-            view,
-            bundles,
-            dispatch,
-            attention,
-            observed: config.observed,
-            places: Places::new(config.limits.requests_max),
-            gate,
-            remote: Remote::new(&config.picture_hosts)?,
-            decoders: Decoders::new(),
-            picture_memory: PictureMemory::new(config.limits.picture_bytes_max),
-            counters: Counters::default(),
-            limits: config.limits,
-            metrics: config.metrics,
-            journal: config.journal.clone(),
-            draining: draining.clone(),
-            stop: stop.clone(),
-            started: unix_now(),
-        });
+        let app = assemble(&config, view, dispatch, (draining.clone(), stop.clone()), &tasks)?;
         let server = Server {
             router: routes::router(app.clone()),
             places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
@@ -195,6 +169,43 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+/// What every request is served by; what keeps it up to date runs on `tasks`.
+pub(super) fn assemble(
+    config: &GatewayConfig,
+    view: watch::Receiver<Arc<ClusterView>>,
+    dispatch: Arc<dyn Dispatch>,
+    (draining, stop): (CancellationToken, CancellationToken),
+    tasks: &TaskTracker,
+) -> Result<Arc<App>, GatewayError> {
+    let bundles = Arc::new(Bundles::default());
+    tasks.spawn(bundles.clone().follow(view.clone(), draining.clone()));
+    let bounds = Bounds { tokens: config.limits.queue_tokens_max, bytes: config.limits.queue_bytes_max };
+    let gate = Gate::new(bounds, view.clone());
+    tasks.spawn(gate.clone().follow(draining.clone()));
+    let attention = Attention::new();
+    tasks.spawn(Arc::clone(&attention).follow(view.clone(), Arc::clone(&dispatch), draining.clone()));
+    let dispatch = Arc::new(Watched { inner: dispatch, attention: Arc::clone(&attention) });
+    Ok(Arc::new(App {
+        view,
+        bundles,
+        dispatch,
+        attention,
+        observed: config.observed.clone(),
+        places: Places::new(config.limits.requests_max),
+        gate,
+        remote: Remote::new(&config.picture_hosts)?,
+        decoders: Decoders::new(),
+        picture_memory: PictureMemory::new(config.limits.picture_bytes_max),
+        counters: Counters::default(),
+        limits: config.limits,
+        metrics: config.metrics.clone(),
+        journal: config.journal.clone(),
+        draining,
+        stop,
+        started: unix_now(),
+    }))
 }
 
 struct Server {

@@ -22,6 +22,7 @@ use super::validate::ValidRequest;
 use crate::config::GatewayLimits;
 use crate::journal::Journal;
 use crate::metrics::Picture;
+use crate::runtime;
 use crate::view::{ClusterView, ServedDeployment};
 
 /// One gateway.
@@ -114,7 +115,7 @@ impl App {
         work: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<(Permit, T), ApiError> {
         let app = self.clone();
-        match tokio::task::spawn_blocking(move || work(&app).map(|done| (permit, done))).await {
+        match runtime::blocking(move || work(&app).map(|done| (permit, done))).await {
             Ok(done) => done,
             Err(error) => {
                 tracing::error!(%error, "preparing a request failed");

@@ -13,6 +13,7 @@ use super::dispatch::DispatchError;
 use super::errors::ApiError;
 use super::state::App;
 use super::validate::ValidRequest;
+use crate::runtime;
 use crate::view::{ClusterView, ReadyReplica};
 
 /// What ends the waiting of one request.
@@ -38,7 +39,7 @@ impl Wait {
 
     /// How much of it is left.
     pub(super) fn left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
+        self.deadline.saturating_duration_since(runtime::now())
     }
 
     /// Waits for a replica. A gateway that ends begins with nothing that has not begun.

@@ -11,6 +11,7 @@ use protocol::picture::Picture;
 
 use super::attention::Attention;
 use super::dispatch::{Dispatch, DispatchError, Events};
+use crate::runtime;
 use crate::view::{Group, ReadyReplica};
 
 /// The way that is watched.
@@ -66,7 +67,7 @@ impl Events for WatchedEvents {
 
 fn note(attention: &Attention, group: Group, error: &DispatchError) {
     match error {
-        DispatchError::Unreachable { .. } | DispatchError::Lost { .. } => attention.lost(group, Instant::now()),
+        DispatchError::Unreachable { .. } | DispatchError::Lost { .. } => attention.lost(group, runtime::now()),
         // It has answered, or nobody has waited for it.
         DispatchError::Busy { .. }
         | DispatchError::BadRequest { .. }

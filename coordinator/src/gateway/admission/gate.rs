@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::policy::{Bounds, Demand, Grant, No, Policy, Snapshot, Ticket};
+use crate::runtime;
 use crate::view::{ClusterView, Group, ReadyReplica};
 
 /// The way in.
@@ -60,7 +61,7 @@ impl Gate {
         loop {
             view.mark_unchanged();
             {
-                self.decide(&mut self.lock(), Instant::now());
+                self.decide(&mut self.lock(), runtime::now());
             }
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -80,7 +81,7 @@ impl Gate {
         priority: Priority,
         deadline: Instant,
     ) -> Result<Vec<Waiting>, No> {
-        let now = Instant::now();
+        let now = runtime::now();
         let mut shared = self.lock();
         self.know_latest(&mut shared);
         let tickets = shared.policy.arrive(deployment, demands, priority, deadline, now)?;
@@ -140,7 +141,7 @@ struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let now = Instant::now();
+        let now = runtime::now();
         let mut shared = self.gate.lock();
         shared.waking.remove(&self.ticket);
         shared.policy.leave(self.ticket, now);
@@ -195,7 +196,7 @@ impl Place {
     /// Moves to a group that is not among `avoid` and gives the answers of `spec`. Where there is none now, the place stays
     /// the prompt's own.
     pub(in crate::gateway) fn elsewhere(&mut self, spec: &DeploymentSpec, avoid: &[Group]) -> Moved {
-        let now = Instant::now();
+        let now = runtime::now();
         let gate = &self.held.gate;
         let mut shared = gate.lock();
         gate.know_latest(&mut shared);
@@ -218,7 +219,7 @@ impl Place {
     pub(in crate::gateway) fn served(&self, tokens: usize, running: usize) {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let running = u16::try_from(running).unwrap_or(u16::MAX);
-        self.held.gate.lock().policy.served(self.held.ticket, count(tokens), running, Instant::now());
+        self.held.gate.lock().policy.served(self.held.ticket, count(tokens), running, runtime::now());
     }
 
     /// One answer has ended by itself after so many tokens.

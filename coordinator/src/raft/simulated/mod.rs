@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::disk::{Planted, SimDisk};
 pub(super) use self::runtime::SeededRuntime;
+pub(crate) use self::runtime::is_simulated;
 pub use self::runtime::seed_thread;
 use super::consensus::{Consensus, ConsensusConfig, ConsensusError, LogBounds};
 use super::log_store::LogStore;

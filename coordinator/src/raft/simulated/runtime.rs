@@ -19,6 +19,11 @@ pub fn seed_thread(seed: u64) {
     SEEDED.set(Some(StdRng::seed_from_u64(seed)));
 }
 
+/// Whether this thread simulates.
+pub(crate) fn is_simulated() -> bool {
+    SEEDED.with_borrow(Option::is_some)
+}
+
 /// This thread's numbers: by its seed where it has one.
 pub(super) fn rng() -> SeededRng {
     SeededRng
