@@ -4,11 +4,13 @@
 //! real agent does it; orders reach it in the order in which their leader gave them, as on a stream.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use node::agent::standing::{Lookout, Said, Standing};
 use node::agent::supervisor::{Command, Event, RankKey, Supervisor, key_of};
-use protocol::lease::{Inventory, NodeOrders, NodeReport, WorkerPhase, WorkerStatus};
+use protocol::lease::{Inventory, NodeOrders, NodeReport, StoredOrders, WorkerPhase, WorkerStatus};
 use protocol::worker::ToWorker;
 use protocol::{NodeId, Term};
 use rand::rngs::StdRng;
@@ -17,10 +19,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
+use crate::control::internal_addr;
+use crate::engine::Engine;
 use crate::fact::{Fact, Recorder};
 use crate::host::{Host, HostId};
-use crate::message::{Answer, Request};
-use crate::net::{Arrived, Net};
+use crate::message::{Answer, NotLeading, Request};
+use crate::net::{Arrived, Net, Reply};
 use crate::worker::{Outside, Worker};
 
 /// How long a report's answer may take; the next coordinator is asked then.
@@ -33,6 +37,10 @@ const REDIAL: Duration = Duration::from_millis(100);
 const EVENTS_MAX: usize = 256;
 /// A worker that says nothing for so long is taken for dead: the configuration's default.
 const WORKER_SILENCE: Duration = Duration::from_secs(2);
+/// How long ranks run on while no coordinator can be reached: the configuration's default.
+const ORPHAN: Duration = Duration::from_secs(30);
+/// How long a lease is taken to run where none is known.
+const LEASE_USUAL: Duration = Duration::from_secs(3);
 /// Sessions of one incarnation: those of the next have higher numbers.
 const SESSIONS_MAX: u64 = 1 << 20;
 /// What a node has.
@@ -49,6 +57,8 @@ pub struct Node {
     number: u16,
     /// The highest term obeyed, as on its disk.
     term: Arc<Mutex<Term>>,
+    /// The last orders, as on its disk.
+    kept: Arc<Mutex<Option<StoredOrders>>>,
     seat: Arc<Mutex<Seat>>,
 }
 
@@ -64,7 +74,7 @@ impl Node {
     /// A node whose agent never ran.
     #[must_use]
     pub fn new(number: u16) -> Self {
-        Self { number, term: Arc::new(Mutex::new(Term(0))), seat: Arc::default() }
+        Self { number, term: Arc::new(Mutex::new(Term(0))), kept: Arc::default(), seat: Arc::default() }
     }
 
     /// Its host.
@@ -106,21 +116,38 @@ impl Node {
             workers: Vec::new(),
             leaving: false,
         };
-        let agent = Agent {
-            host: self.host(),
-            supervisor: Supervisor::new(*self.term.lock().expect("nothing panics with it"), WORKER_SILENCE),
-            term: Arc::clone(&self.term),
-            newest: (Term(0), 0),
-            reports: watch::Sender::new(first),
-            events,
-            inboxes: BTreeMap::new(),
-            tasks: JoinSet::new(),
-            seat: Arc::clone(&self.seat),
-            net: net.clone(),
-            recorder: recorder.clone(),
-            rng: StdRng::seed_from_u64(incarnation),
+        let term = *self.term.lock().expect("nothing panics with it");
+        let kept = self.kept.lock().expect("nothing panics with it").clone();
+        let lease = kept.as_ref().map_or(LEASE_USUAL, |kept| lease_of(&kept.orders));
+        let supervisor = match kept {
+            Some(kept) => Supervisor::restored(term, WORKER_SILENCE, kept),
+            None => Supervisor::new(term, WORKER_SILENCE),
         };
-        host.spawn(agent.run(arrivals, incoming, coordinators.to_vec()));
+        let (host_id, coordinators) = (self.host(), coordinators.to_vec());
+        let disk = (Arc::clone(&self.term), Arc::clone(&self.kept));
+        let (seat, net, recorder) = (Arc::clone(&self.seat), net.clone(), recorder.clone());
+        host.spawn(async move {
+            let addrs: Vec<_> = coordinators.iter().copied().map(internal_addr).collect();
+            let agent = Agent {
+                host: host_id,
+                // By the clock of its own host.
+                lookout: Lookout::new(&addrs, lease, ORPHAN, Instant::now().into_std()),
+                standing: Standing::Led,
+                kept_changes: supervisor.changes(),
+                supervisor,
+                disk,
+                newest: (Term(0), 0),
+                reports: watch::Sender::new(first),
+                events,
+                inboxes: BTreeMap::new(),
+                tasks: JoinSet::new(),
+                seat,
+                net,
+                recorder,
+                rng: StdRng::seed_from_u64(incarnation),
+            };
+            agent.run(arrivals, incoming, coordinators).await;
+        });
     }
 
     /// Its agent and all its workers are gone.
@@ -152,6 +179,16 @@ impl Node {
         Some(worker.clone())
     }
 
+    /// The KV blocks that each serving rank 0 holds.
+    #[must_use]
+    pub fn blocks(&self) -> Vec<(RankKey, usize)> {
+        let seat = self.seat();
+        let used = |(key, (outside, _)): (&RankKey, &(Outside, AbortHandle))| {
+            Some((*key, outside.engine().as_ref()?.blocks_used()))
+        };
+        seat.workers.iter().filter_map(used).collect()
+    }
+
     /// The ranks that serve here.
     #[must_use]
     pub fn serving(&self) -> Vec<RankKey> {
@@ -164,8 +201,13 @@ impl Node {
 /// The agent's loop and all that it owns.
 struct Agent {
     host: HostId,
+    lookout: Lookout,
+    standing: Standing,
     supervisor: Supervisor,
-    term: Arc<Mutex<Term>>,
+    /// The highest term obeyed, and the last orders.
+    disk: (Arc<Mutex<Term>>, Arc<Mutex<Option<StoredOrders>>>),
+    /// [`Supervisor::changes`] as of what is on disk.
+    kept_changes: u64,
     /// The newest orders that were taken: their leader's term, and their place in what that leader said.
     newest: (Term, u64),
     reports: watch::Sender<NodeReport>,
@@ -188,9 +230,13 @@ impl Agent {
         let (answers, mut answered) = mpsc::channel(EVENTS_MAX);
         let (host, net, reports) = (self.host, self.net.clone(), self.reports.subscribe());
         let incarnation = self.reports.borrow().incarnation;
-        self.tasks.spawn(keep_lease((host, incarnation), net, coordinators, reports, answers));
+        let (refusals, mut refused) = mpsc::channel(EVENTS_MAX);
+        self.tasks.spawn(keep_lease((host, incarnation), net, coordinators, reports, (answers, refusals)));
         loop {
-            let deadline = self.supervisor.next_deadline().map(Instant::from_std);
+            self.look_out();
+            let standing_until = self.lookout.next_change(Instant::now().into_std());
+            let deadline =
+                self.supervisor.next_deadline().into_iter().chain(standing_until).min().map(Instant::from_std);
             let tick = async {
                 match deadline {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -201,12 +247,25 @@ impl Agent {
                 biased;
                 Some(event) = incoming.recv() => self.handle(event),
                 Some((seq, orders)) = answered.recv() => self.take_orders(seq, orders),
+                Some((addr, said)) = refused.recv() => {
+                    self.lookout.refused(addr, said, Instant::now().into_std());
+                    self.handle(Event::Tick);
+                }
                 Some(arrived) = arrivals.recv() => self.serve(arrived),
                 Some(ended) = self.tasks.join_next() => if ended.is_err() {
                     self.bury_killed();
                 },
                 () = tick => self.handle(Event::Tick),
             }
+        }
+    }
+
+    /// Says what the node may do by itself, where that has changed.
+    fn look_out(&mut self) {
+        let standing = self.lookout.standing(Instant::now().into_std());
+        if standing != std::mem::replace(&mut self.standing, standing) {
+            self.recorder.event(format_args!("{} stands {standing:?}", self.host));
+            self.handle(Event::Standing(standing));
         }
     }
 
@@ -226,7 +285,35 @@ impl Agent {
                     None => arrived.reply.send(Answer::Hello(false)),
                 }
             }
-            _ => {}
+            Request::Generate { key, request } => self.at_engine(key, arrived.reply, |engine, reply| {
+                reply.send(Answer::Begun(engine.begin(&request)));
+            }),
+            Request::Next { key, stream, after } => self.at_engine(key, arrived.reply, |engine, reply| {
+                engine.ask(stream, after, reply);
+            }),
+            Request::EndChoice { key, stream, choice } => self.at_engine(key, arrived.reply, |engine, reply| {
+                engine.end_choice(stream, choice);
+                reply.send(Answer::Taken);
+            }),
+            Request::Cancel { key, stream } => self.at_engine(key, arrived.reply, |engine, reply| {
+                engine.cancel(stream);
+                reply.send(Answer::Taken);
+            }),
+            Request::Raft(_) | Request::Write(_) | Request::Read | Request::Report { .. } => {}
+        }
+    }
+
+    /// Has a serving rank 0 answer; one that is not there is said to be so by its host.
+    fn at_engine(&self, key: RankKey, reply: Reply, does: impl FnOnce(&mut Engine, Reply)) {
+        let outside = self.seat.lock().expect("nothing panics in the seat").workers.get(&key).map(|w| w.0.clone());
+        match outside {
+            // Sockets take it, and nobody reads.
+            Some(outside) if outside.hangs() => {}
+            Some(outside) => match &mut *outside.engine() {
+                Some(engine) => does(engine, reply),
+                None => reply.send(Answer::Begun(Err("it does not serve".to_owned()))),
+            },
+            None => reply.send(Answer::Begun(Err("it is not here".to_owned()))),
         }
     }
 
@@ -258,8 +345,13 @@ impl Agent {
                 self.seat.lock().expect("nothing panics in the seat").workers.remove(key);
                 self.recorder.fact(Fact::RankEnded { host: self.host, key: *key });
             }
+            if let Event::Orders(orders) = &event
+                && orders.term >= self.supervisor.term()
+            {
+                self.lookout.granted(lease_of(orders), Instant::now().into_std());
+            }
             let commands = self.supervisor.apply(event, Instant::now().into_std());
-            self.remember_term();
+            self.remember();
             for command in commands {
                 match command {
                     Command::Spawn(order) | Command::Revive { order, .. } => queue.push_back(self.spawn(*order)),
@@ -288,8 +380,13 @@ impl Agent {
         });
     }
 
-    fn remember_term(&mut self) {
-        let mut term = self.term.lock().expect("nothing panics with it");
+    fn remember(&mut self) {
+        let changes = self.supervisor.changes();
+        if changes != std::mem::replace(&mut self.kept_changes, changes) {
+            let kept = self.supervisor.kept(&self.reports.borrow().node);
+            *self.disk.1.lock().expect("nothing panics with it") = Some(kept);
+        }
+        let mut term = self.disk.0.lock().expect("nothing panics with it");
         let now = self.supervisor.term();
         if now != *term {
             self.recorder.fact(Fact::Obeys { host: self.host, term: now });
@@ -319,22 +416,36 @@ impl Agent {
     }
 }
 
+/// How long a node may act on `orders`.
+fn lease_of(orders: &NodeOrders) -> Duration {
+    Duration::from_millis(u64::from(orders.lease_ms))
+}
+
 /// Finds the leader, reports to it on every change and at each heartbeat, and passes its orders on.
 async fn keep_lease(
     (host, incarnation): (HostId, u64),
     net: Net,
     coordinators: Vec<HostId>,
     mut reports: watch::Receiver<NodeReport>,
-    answers: mpsc::Sender<(u64, NodeOrders)>,
+    (answers, refusals): (mpsc::Sender<(u64, NodeOrders)>, mpsc::Sender<(SocketAddr, Said)>),
 ) {
     let mut session = incarnation * SESSIONS_MAX;
     for to in coordinators.into_iter().cycle() {
         session += 1;
         loop {
             let report = Box::new(reports.borrow_and_update().clone());
-            match net.call(host, to, Request::Report { session, report }, ANSWER_TIMEOUT).await {
-                Ok(Answer::Orders(Some((seq, orders)))) => drop(answers.send((seq, *orders)).await),
-                _ => break,
+            let said = match net.call(host, to, Request::Report { session, report }, ANSWER_TIMEOUT).await {
+                Ok(Answer::Orders(Ok((seq, orders)))) => {
+                    drop(answers.send((seq, *orders)).await);
+                    None
+                }
+                Ok(Answer::Orders(Err(NotLeading { leader: true }))) => Some(Said::LeaderIs),
+                Ok(Answer::Orders(Err(NotLeading { leader: false }))) => Some(Said::NoLeader),
+                _ => Some(Said::Nothing),
+            };
+            if let Some(said) = said {
+                let _ = refusals.send((internal_addr(to), said)).await;
+                break;
             }
             tokio::select! {
                 biased;

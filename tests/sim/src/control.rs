@@ -1,29 +1,39 @@
 //! A coordinator's process: the real Raft on a simulated disk, and the answers to whoever calls it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use coordinator::MemberAddrs;
 use coordinator::config::{LeaseTimings, RaftTimings};
+use coordinator::gateway::InProcess;
 use coordinator::raft::{AppliedState, Consensus, ConsensusConfig};
 use coordinator::sim::{self, Claim, Leases, SimDisk};
+use coordinator::view::ClusterView;
 use protocol::{ClusterId, CoordinatorId};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::host_of;
+use crate::client::Client;
 use crate::fact::{Fact, Recorder};
 use crate::host::{Host, HostId};
-use crate::message::{Answer, Request};
+use crate::message::{Answer, NotLeading, Request};
 use crate::net::{Arrived, Net};
+use crate::way::Ways;
 use crate::wires::SimWires;
 
 /// How long an admin's write or read may take at a coordinator.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often who pushes orders looks whether it leads.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Orders that one start of a coordinator gives at most.
+const ORDERS_MAX: u64 = 1 << 32;
+/// Clients of each gateway.
+const CLIENTS: u64 = 2;
 /// How long pushed orders may take to be taken.
 const PUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -70,9 +80,9 @@ impl Coordinator {
     }
 
     /// Starts its process on `host`.
-    pub fn start(&mut self, host: &mut Host, net: &Net, members: &[CoordinatorId]) {
+    pub fn start(&mut self, host: &mut Host, net: &Net, members: &[CoordinatorId], clients: Clients) {
         host.start();
-        net.started(self.host());
+        let start = net.started(self.host());
         self.seat = Arc::default();
         (self.claim, self.applied_index) = (None, 0);
         let (seat, disk, id) = (Arc::clone(&self.seat), self.disk.clone(), self.id);
@@ -92,8 +102,11 @@ impl Coordinator {
             let stopped = match started {
                 Ok(consensus) => {
                     let leases = Leases::start(&consensus, LeaseTimings::default(), &tasks, &cancel);
-                    let num_orders = Arc::new(AtomicU64::new(0));
-                    tasks.spawn(push_orders(own, pushing, leases.clone(), Arc::clone(&num_orders)));
+                    // A leader that starts anew may go on in the same term: what it says comes after what it said.
+                    let num_orders = Arc::new(AtomicU64::new(start * ORDERS_MAX));
+                    tasks.spawn(push_orders(own, pushing.clone(), leases.clone(), Arc::clone(&num_orders)));
+                    let view = sim::view(&consensus, &tasks, &cancel);
+                    clients.start(own, view, pushing, &tasks);
                     put(&|seat| {
                         let (leases, num_orders) = (Some(leases.clone()), Arc::clone(&num_orders));
                         *seat = Seat { consensus: Some(consensus.clone()), leases, num_orders, stopped: None };
@@ -174,16 +187,38 @@ impl Coordinator {
                     let answered = leases.report(session, *report).await;
                     // The newest there are, so that they are in the order of their numbers.
                     let newest = leases.orders().and_then(|(_, orders)| orders.borrow().get(&node).cloned());
-                    let orders = newest.filter(|_| answered.is_some());
-                    Answer::Orders(
-                        orders.map(|o| (num_orders.fetch_add(1, Ordering::Relaxed) + 1, Box::new(o.as_ref().clone()))),
-                    )
+                    let leader = consensus.leadership().borrow().leader.is_some();
+                    let orders = newest.filter(|_| answered.is_some()).ok_or(NotLeading { leader });
+                    let seq = num_orders.fetch_add(1, Ordering::Relaxed) + 1;
+                    Answer::Orders(orders.map(|orders| (seq, Box::new(orders.as_ref().clone()))))
                 }
                 // Nobody says such a thing to a coordinator.
-                Request::Orders { .. } | Request::Hello(_) => return,
+                _ => return,
             };
             arrived.reply.send(answer);
         });
+    }
+}
+
+/// Who asks at a coordinator's gateway.
+#[derive(Debug)]
+pub struct Clients {
+    /// What they tell.
+    pub recorder: Recorder,
+    /// Whether they begin anything new.
+    pub open: Arc<AtomicBool>,
+    /// What their requests follow from.
+    pub seed: u64,
+}
+
+impl Clients {
+    fn start(self, host: HostId, view: watch::Receiver<Arc<ClusterView>>, net: Net, tasks: &TaskTracker) {
+        let gateway = InProcess::start(view, Arc::new(Ways { own: host, net })).expect("no pictures are fetched");
+        for number in 0..CLIENTS {
+            let (gateway, recorder, open) = (gateway.clone(), self.recorder.clone(), Arc::clone(&self.open));
+            let seed = self.seed.wrapping_add(number);
+            tasks.spawn(Client { host, gateway, recorder, open, seed }.run());
+        }
     }
 }
 
@@ -206,6 +241,12 @@ async fn push_orders(own: HostId, net: Net, leases: Leases, num_orders: Arc<Atom
             tokio::spawn(async move { net.call(own, to, Request::Orders { seq, orders }, PUSH_TIMEOUT).await });
         }
     }
+}
+
+/// Where a coordinator would be dialled.
+pub(crate) fn internal_addr(host: HostId) -> SocketAddr {
+    let HostId::Coordinator(id) = host else { unreachable!("only coordinators are dialled") };
+    addrs(CoordinatorId(id)).internal
 }
 
 /// Addresses that nobody dials.

@@ -81,6 +81,46 @@ pub enum Fact {
         /// Which.
         key: RankKey,
     },
+    /// A client asks for an answer.
+    Asked {
+        /// The stream's name.
+        stream: String,
+        /// The prompt's tokens.
+        prompt: Vec<u32>,
+        /// Tokens of each choice.
+        max_tokens: u32,
+        /// How many.
+        choices: u16,
+    },
+    /// It reads on.
+    Told {
+        /// Of which stream.
+        stream: String,
+        /// Of which choice.
+        choice: u16,
+        /// The next tokens.
+        tokens: Vec<u32>,
+        /// Whether the choice ends with them.
+        finished: bool,
+    },
+    /// Nothing more comes.
+    AnswerEnded {
+        /// Of which stream.
+        stream: String,
+        /// It was refused: nothing came at all.
+        refused: bool,
+        /// What it ended with, where that is not its end.
+        error: Option<String>,
+    },
+    /// Everything was healed long ago and nobody asks; the KV blocks that a rank 0 holds.
+    Blocks {
+        /// Where.
+        host: HostId,
+        /// Which.
+        key: RankKey,
+        /// How many.
+        used: usize,
+    },
     /// A host has no process any more.
     HostDown {
         /// Which.
@@ -130,6 +170,15 @@ impl fmt::Display for Fact {
             Self::Obeys { host, term } => write!(f, "{host} obeys term {term}"),
             Self::RankStarted { host, key } => write!(f, "{host} starts {key}"),
             Self::RankEnded { host, key } => write!(f, "{host}: {key} is gone"),
+            Self::Asked { stream, prompt, max_tokens, choices } => {
+                write!(f, "{stream} asks for {choices} times {max_tokens} tokens after {}", prompt.len())
+            }
+            Self::Told { stream, choice, tokens, finished } => {
+                write!(f, "{stream} is told {tokens:?} of choice {choice}{}", if *finished { ", its end" } else { "" })
+            }
+            Self::AnswerEnded { stream, error: None, .. } => write!(f, "{stream} is over"),
+            Self::AnswerEnded { stream, error: Some(error), .. } => write!(f, "{stream} is over: {error}"),
+            Self::Blocks { host, key, used } => write!(f, "{host}: {key} holds {used} blocks"),
             Self::HostDown { host } => write!(f, "{host} is down"),
             Self::Calm => write!(f, "calm"),
             Self::Serving { host, ranks } => {

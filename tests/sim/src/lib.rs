@@ -4,7 +4,9 @@
 //! last byte; hours of the cluster take seconds, since nothing waits for a real clock.
 
 pub mod agent;
+mod client;
 pub mod control;
+pub mod engine;
 pub mod entropy;
 pub mod fact;
 pub mod fault;
@@ -14,6 +16,7 @@ pub mod message;
 pub mod net;
 mod operator;
 pub mod run;
+mod way;
 pub mod wires;
 mod worker;
 pub mod world;

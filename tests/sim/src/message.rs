@@ -6,6 +6,7 @@ use coordinator::raft::{AppliedState, ProposeError, ReadError};
 use coordinator::state::{Applied, Command};
 use node::agent::supervisor::RankKey;
 use protocol::frame::Refusal;
+use protocol::generate::{GenerateEvent, GenerateRequest};
 use protocol::lease::{NodeOrders, NodeReport};
 use protocol::raft::{RaftCall, RaftRequest, RaftResponse};
 
@@ -34,6 +35,38 @@ pub enum Request {
     },
     /// A rank of a group asks a peer whether it is there.
     Hello(RankKey),
+    /// A gateway's request to a rank 0.
+    Generate {
+        /// Which rank 0.
+        key: RankKey,
+        /// What.
+        request: Box<GenerateRequest>,
+    },
+    /// What comes of a stream after its first `after` events; answered when there is something.
+    Next {
+        /// Whose stream.
+        key: RankKey,
+        /// Which.
+        stream: u64,
+        /// How many events have come.
+        after: usize,
+    },
+    /// No more of one choice.
+    EndChoice {
+        /// Whose stream.
+        key: RankKey,
+        /// Which.
+        stream: u64,
+        /// The choice.
+        choice: u16,
+    },
+    /// No more of a stream.
+    Cancel {
+        /// Whose stream.
+        key: RankKey,
+        /// Which.
+        stream: u64,
+    },
 }
 
 /// Its answer.
@@ -45,12 +78,23 @@ pub enum Answer {
     Written(Result<Applied, ProposeError>),
     /// To [`Request::Read`].
     State(Result<AppliedState, ReadError>),
-    /// To [`Request::Report`]: orders and their place in what this leader says, `None` where it does not lead.
-    Orders(Option<(u64, Box<NodeOrders>)>),
+    /// To [`Request::Report`]: orders and their place in what this leader says.
+    Orders(Result<(u64, Box<NodeOrders>), NotLeading>),
     /// To [`Request::Orders`].
     Taken,
     /// To [`Request::Hello`].
     Hello(bool),
+    /// To [`Request::Generate`]: the number of its stream, or why it is not taken.
+    Begun(Result<u64, String>),
+    /// To [`Request::Next`]; `None` where there is no such stream.
+    Events(Option<Vec<GenerateEvent>>),
+}
+
+/// A coordinator that a node asks for its lease does not lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotLeading {
+    /// Whether it names a leader.
+    pub leader: bool,
 }
 
 impl Request {
@@ -70,6 +114,10 @@ impl Request {
             Self::Report { .. } => "report",
             Self::Orders { .. } => "push",
             Self::Hello(_) => "hello",
+            Self::Generate { .. } => "generate",
+            Self::Next { .. } => "next",
+            Self::EndChoice { .. } => "end choice",
+            Self::Cancel { .. } => "cancel",
         }
     }
 }
@@ -85,11 +133,15 @@ impl Answer {
             Self::Written(Err(_)) => "not written",
             Self::State(Ok(_)) => "state",
             Self::State(Err(_)) => "no state",
-            Self::Orders(Some(_)) => "orders",
-            Self::Orders(None) => "not leading",
+            Self::Orders(Ok(_)) => "orders",
+            Self::Orders(Err(_)) => "not leading",
             Self::Taken => "taken",
             Self::Hello(true) => "here",
             Self::Hello(false) => "not here",
+            Self::Begun(Ok(_)) => "begun",
+            Self::Begun(Err(_)) => "not begun",
+            Self::Events(Some(_)) => "events",
+            Self::Events(None) => "no stream",
         }
     }
 }

@@ -170,12 +170,13 @@ impl Net {
         }
     }
 
-    /// A process starts on `host`.
-    pub fn started(&self, host: HostId) {
+    /// A process starts on `host`; its number, higher than any before.
+    pub fn started(&self, host: HostId) -> u64 {
         let mut state = self.lock();
         state.num_starts += 1;
         let start = state.num_starts;
         state.running.insert(host, start);
+        start
     }
 
     /// The process on `host` is gone.

@@ -6,8 +6,8 @@
 //! ```
 //! Not here: the agent. Invariant: a rank that is connected ends soon after any of its peers does.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use node::agent::supervisor::{Event, RankKey, key_of};
@@ -20,6 +20,7 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::mpsc;
 
 use crate::agent::host_of;
+use crate::engine::Engine;
 use crate::host::HostId;
 use crate::message::{Answer, Request};
 use crate::net::Net;
@@ -35,8 +36,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(3);
 const HANGING: Duration = Duration::from_millis(10);
 /// How often it shows that it lives.
 const ALIVE_EVERY: Duration = Duration::from_millis(500);
-/// How long what runs takes to finish in a drain.
-const DRAIN: Duration = Duration::from_millis(300);
+/// How long one step takes.
+const STEP: Duration = Duration::from_millis(20);
 
 /// What others see of a worker's process.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +46,8 @@ pub(crate) struct Outside {
     hangs: Arc<AtomicBool>,
     /// It listens to its group.
     listens: Arc<AtomicBool>,
+    /// Of a rank 0 that serves.
+    engine: Arc<Mutex<Option<Engine>>>,
 }
 
 impl Outside {
@@ -54,6 +57,10 @@ impl Outside {
 
     pub(crate) fn hangs(&self) -> bool {
         self.hangs.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn engine(&self) -> MutexGuard<'_, Option<Engine>> {
+        self.engine.lock().expect("nothing panics with the engine")
     }
 
     pub(crate) fn listens(&self) -> bool {
@@ -89,11 +96,15 @@ impl Worker {
         let how = match lived {
             Ok(()) => "ended with status 0".to_owned(),
             Err(reason) => {
+                if let Some(engine) = &mut *self.outside.engine() {
+                    engine.fail(&reason);
+                }
                 self.phase(WorkerPhase::Failed { reason, retryable: true }).await;
                 "ended with status 1".to_owned()
             }
         };
         self.outside.listens.store(false, Ordering::Relaxed);
+        *self.outside.engine() = None;
         let exited = Event::Exited { key: self.key(), how };
         // An agent that is gone needs no word.
         let _ = self.events.send(exited).await;
@@ -129,20 +140,53 @@ impl Worker {
         self.connect(&peers).await?;
         self.phase(WorkerPhase::Connected).await;
         let mut look = tokio::time::interval(LOOK_EVERY);
+        let mut step = tokio::time::interval(STEP);
+        step.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 told = self.told() => match told? {
-                    ToWorker::Serve => self.phase(WorkerPhase::Serving).await,
-                    ToWorker::Drain { .. } => {
+                    ToWorker::Serve => {
+                        if self.order.rank == Rank(0) {
+                            *self.outside.engine() = Some(Engine::new(&self.order)?);
+                        }
+                        self.phase(WorkerPhase::Serving).await;
+                    }
+                    ToWorker::Drain { deadline_ms } => {
                         self.phase(WorkerPhase::Draining).await;
-                        tokio::time::sleep(DRAIN).await;
+                        self.finish(Duration::from_millis(u64::from(deadline_ms))).await;
                         return Ok(());
                     }
                     ToWorker::Start(_) | ToWorker::Connect { .. } => {}
                 },
                 _ = look.tick() => self.all_there(&peers, SILENCE_MAX).await?,
+                _ = step.tick() => self.step().await,
             }
+        }
+    }
+
+    async fn step(&self) {
+        self.stopped().await;
+        if let Some(engine) = &mut *self.outside.engine() {
+            engine.step();
+        }
+    }
+
+    /// Finishes what runs, within `deadline`, and admits nothing.
+    async fn finish(&self, deadline: Duration) {
+        if let Some(engine) = &mut *self.outside.engine() {
+            engine.drain();
+        }
+        let finished = async {
+            while self.outside.engine().as_ref().is_some_and(|engine| !engine.is_idle()) {
+                tokio::time::sleep(STEP).await;
+                self.step().await;
+            }
+        };
+        if tokio::time::timeout(deadline, finished).await.is_err()
+            && let Some(engine) = &mut *self.outside.engine()
+        {
+            engine.fail("the node drains");
         }
     }
 

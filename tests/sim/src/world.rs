@@ -6,6 +6,8 @@
 //! Not here: what a process does, what must hold. Invariant: nothing here depends on anything but the seed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use coordinator::sim::{Planted, SimDisk};
@@ -14,7 +16,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::agent::Node;
-use crate::control::Coordinator;
+use crate::control::{Clients, Coordinator};
 use crate::fact::{Fact, Recorder};
 use crate::fault::{self, Fault, Hits, Kind, Span, Target};
 use crate::host::{Host, HostId};
@@ -29,13 +31,13 @@ const TICK: Duration = Duration::from_millis(5);
 /// From the start to the first fault, ms.
 const START_MS: u64 = 3_000;
 /// From the last fault's end to the end of the run, ms.
-const QUIET_MS: u64 = 35_000;
+const QUIET_MS: u64 = 40_000;
 /// From the last fault's end to when nothing that serves may be lost any more, ms.
 const CALM_MS: u64 = 15_000;
 /// From the operator's last change to that, ms.
 const SETTLE_MS: u64 = 10_000;
 /// From the writers' end to the end of the run, ms: what they wrote is everywhere by then.
-const LAST_MS: u64 = 2_000;
+const LAST_MS: u64 = 8_000;
 /// From a process' ending by itself to its next start, ms.
 const RESTART_MS: u64 = 1_000;
 /// How long after its disk was full a coordinator may still stop for it, ms.
@@ -86,6 +88,8 @@ pub struct World {
     nodes: BTreeMap<HostId, Node>,
     num_starts: u64,
     operator: HostId,
+    /// Whether clients begin anything new.
+    open: Arc<AtomicBool>,
     calm_ms: u64,
     /// To come, the next one last.
     faults: Vec<Fault>,
@@ -128,6 +132,7 @@ impl World {
             nodes,
             num_starts: 0,
             operator: HostId::Client(shape.writers),
+            open: Arc::new(AtomicBool::new(true)),
             calm_ms: end_of_faults + CALM_MS,
             faults,
             ongoing: Vec::new(),
@@ -162,6 +167,9 @@ impl World {
         }
         for (host, node) in &self.nodes {
             self.recorder.fact(Fact::Serving { host: *host, ranks: node.serving() });
+            for (key, used) in node.blocks() {
+                self.recorder.fact(Fact::Blocks { host: *host, key, used });
+            }
         }
         for coordinator in self.coordinators.values() {
             let (applied, knows_leader) = coordinator.settled();
@@ -218,6 +226,7 @@ impl World {
     }
 
     fn stop_writers(&mut self) {
+        self.open.store(false, Ordering::Relaxed);
         let writers = self.hosts.iter_mut().filter(|(id, _)| matches!(id, HostId::Client(_)));
         writers.for_each(|(_, host)| host.kill());
     }
@@ -236,7 +245,9 @@ impl World {
         self.recorder.event(format_args!("{id} starts"));
         self.num_starts += 1;
         if let Some(coordinator) = self.coordinators.get_mut(&id) {
-            coordinator.start(host, &self.net, &self.members);
+            let (open, seed) = (Arc::clone(&self.open), self.rng.r#gen());
+            let clients = Clients { recorder: self.recorder.clone(), open, seed };
+            coordinator.start(host, &self.net, &self.members, clients);
         } else if let Some(node) = self.nodes.get_mut(&id) {
             let coordinators: Vec<_> = self.coordinators.keys().copied().collect();
             node.start(host, (&self.net, &self.recorder), &coordinators, self.num_starts);

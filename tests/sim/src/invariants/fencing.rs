@@ -16,7 +16,7 @@ pub(super) struct Fencing {
     terms: BTreeMap<HostId, Term>,
     /// The ranks that run, each with its epoch.
     running: BTreeMap<(HostId, ReplicaId, Rank), Epoch>,
-    /// The highest epoch of each rank since the agent's start.
+    /// The highest epoch of each rank; the agent's disk remembers it.
     highest: BTreeMap<(HostId, ReplicaId, Rank), Epoch>,
 }
 
@@ -51,7 +51,6 @@ impl Invariant for Fencing {
             }
             Fact::HostDown { host } => {
                 self.running.retain(|(h, ..), _| h != host);
-                self.highest.retain(|(h, ..), _| h != host);
                 Ok(())
             }
             _ => Ok(()),

@@ -2,6 +2,7 @@
 
 mod acknowledged;
 mod agreement;
+mod blocks;
 mod capacity;
 mod epochs;
 mod fencing;
@@ -9,6 +10,7 @@ mod fencing;
 mod fixtures;
 mod one_leader;
 mod recovery;
+mod streams;
 
 use crate::fact::Fact;
 
@@ -44,6 +46,8 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(epochs::Epochs::default()),
         Box::new(fencing::Fencing::default()),
         Box::new(capacity::Capacity::default()),
+        Box::new(streams::Streams::default()),
+        Box::new(blocks::Blocks),
         Box::new(recovery::Recovery),
     ]
 }
