@@ -3,7 +3,7 @@
 //! ```text
 //!  silence ≥ patience ──▶ ask every other voter: would you let me stand? ──▶ a majority would: stand (term + 1)
 //!        ▲                                                               └─▶ not: ask again after a pause
-//!        └── a leader calls, a vote is given
+//!        └── a leader calls, a vote is asked for
 //! ```
 //! openraft's own timer stays off: it stands without asking, and a coordinator that was cut off for a while then deposes
 //! the leader that everybody else hears, by the high term in its answer to the first heartbeat.
@@ -43,14 +43,14 @@ pub(super) struct Known {
     pub(super) leads: bool,
     /// Since when no leader has called.
     pub(super) unled: Duration,
-    /// Since when it has given no vote, not to itself either.
+    /// Since when nobody has asked it for its vote, itself neither.
     pub(super) unasked: Duration,
 }
 
 /// Whether the one who asks may stand. Pure.
 pub(super) fn may_stand(asked: Asked, known: Known, timings: RaftTimings) -> bool {
     let lease = lease(timings);
-    !known.leads && known.unled > lease && known.unasked > lease / 2 && asked.last_log >= known.last_log
+    !known.leads && known.unled > lease && known.unasked > lease && asked.last_log >= known.last_log
 }
 
 /// How long openraft refuses every vote after a leader's call.
@@ -117,9 +117,11 @@ impl Election {
             }
             let alone = voters(&now).iter().all(|config| config.len() == 1);
             let is_due = quiet_since.elapsed() >= patience || (alone && !stood);
-            if could_stand(&now) && is_due && self.may(&now).await {
+            // Whoever asked for a vote while the others were being asked is ahead.
+            let has_stirred = || self.hearing.last_stir().is_some_and(|at| at > quiet_since);
+            if could_stand(&now) && is_due && self.may(&now).await && !has_stirred() {
                 tracing::info!(term = now.current_term + 1, "standing for election");
-                self.hearing.voted();
+                self.hearing.vote_asked();
                 if self.raft.trigger().elect().await.is_err() {
                     return;
                 }
@@ -193,7 +195,7 @@ mod tests {
         assert!(!may(Known { unled: ms(500), ..idle(None) }));
         assert!(may(Known { unled: ms(501), ..idle(None) }));
         assert!(!may(Known { leads: true, ..idle(None) }));
-        assert!(!may(Known { unasked: ms(250), ..idle(None) }), "another one's election runs");
+        assert!(!may(Known { unasked: ms(500), ..idle(None) }), "another one's election runs");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! When this coordinator last heard of a leader, and last gave a vote.
+//! When this coordinator last heard of a leader, and was last asked for its vote.
 //!
 //! Not here: who that is (Raft knows), and what follows from silence (`consensus`, `election`). Invariant: a leader of
 //! a term that is over is not heard.
@@ -27,8 +27,8 @@ impl Hearing {
         self.leader.send_replace(Some(Instant::now()));
     }
 
-    /// This coordinator has given its vote.
-    pub(super) fn voted(&self) {
+    /// Somebody stands for election, perhaps this coordinator.
+    pub(super) fn vote_asked(&self) {
         self.vote.send_replace(Some(Instant::now()));
     }
 
@@ -37,7 +37,7 @@ impl Hearing {
         *self.leader.borrow()
     }
 
-    /// When a leader last called or a vote was given; `None` before the first time.
+    /// When a leader last called or a vote was asked for; `None` before the first time.
     pub(super) fn last_stir(&self) -> Option<Instant> {
         self.last_leader().max(*self.vote.borrow())
     }
@@ -47,7 +47,7 @@ impl Hearing {
         self.last_leader().unwrap_or(self.started).elapsed()
     }
 
-    /// How long no vote was given; for ever before the first.
+    /// How long no vote was asked for; for ever before the first.
     pub(super) fn unasked(&self) -> Duration {
         self.vote.borrow().map_or(Duration::MAX, |at| at.elapsed())
     }

@@ -45,11 +45,10 @@ impl Consensus {
                 answer(&self.raft().append_entries(entries).await)
             }
             RaftCall::Vote => {
-                let vote = self.raft().vote(read(body)?).await;
-                if vote.as_ref().is_ok_and(|v| v.vote_granted) {
-                    self.hearing().voted();
-                }
-                answer(&vote)
+                let asked = read(body)?;
+                // As it arrives: it is answered after the disk has it, and this coordinator must not stand meanwhile.
+                self.hearing().vote_asked();
+                answer(&self.raft().vote(asked).await)
             }
             RaftCall::ChangeMembers => answer(&self.change_members_here(read(body)?).await),
             RaftCall::Hello => answer(&self.is_new().await),
