@@ -231,7 +231,7 @@ impl Agent {
         let (host, net, reports) = (self.host, self.net.clone(), self.reports.subscribe());
         let incarnation = self.reports.borrow().incarnation;
         let (refusals, mut refused) = mpsc::channel(EVENTS_MAX);
-        self.tasks.spawn(keep_lease((host, incarnation), net, coordinators, reports, (answers, refusals)));
+        self.tasks.spawn(keep_lease((host, incarnation), net, coordinators, reports, answers, refusals));
         loop {
             self.look_out();
             let standing_until = self.lookout.next_change(Instant::now().into_std());
@@ -427,11 +427,11 @@ async fn keep_lease(
     net: Net,
     coordinators: Vec<HostId>,
     mut reports: watch::Receiver<NodeReport>,
-    (answers, refusals): (mpsc::Sender<(u64, NodeOrders)>, mpsc::Sender<(SocketAddr, Said)>),
+    answers: mpsc::Sender<(u64, NodeOrders)>,
+    refusals: mpsc::Sender<(SocketAddr, Said)>,
 ) {
-    let mut session = incarnation * SESSIONS_MAX;
-    for to in coordinators.into_iter().cycle() {
-        session += 1;
+    let sessions = incarnation * SESSIONS_MAX + 1..;
+    for (session, to) in sessions.zip(coordinators.into_iter().cycle()) {
         loop {
             let report = Box::new(reports.borrow_and_update().clone());
             let said = match net.call(host, to, Request::Report { session, report }, ANSWER_TIMEOUT).await {
