@@ -8,9 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use sim::fault::Kind;
 use sim::invariants;
-use sim::run::{Outcome, run};
+use sim::run::{Outcome, run, run_apart};
 use sim::world::Shape;
 
 #[derive(Debug, Parser)]
@@ -25,6 +24,12 @@ struct Args {
     /// Starts no further seed after so many minutes
     #[arg(long)]
     minutes: Option<f64>,
+    /// How long faults come, s
+    #[arg(long, default_value_t = Shape::default().faults_s)]
+    faults_s: u64,
+    /// With --seed: no trace, but the outcome as JSON
+    #[arg(long, requires = "seed")]
+    json: bool,
     /// How many seeds run at once
     #[arg(long, default_value_t = 2)]
     jobs: usize,
@@ -51,7 +56,7 @@ fn planted(text: &str) -> Result<coordinator::sim::Planted, String> {
 struct Total {
     seeds: u64,
     events: u64,
-    faults: BTreeMap<Kind, u64>,
+    faults: BTreeMap<String, u64>,
     failed: Vec<Outcome>,
 }
 
@@ -60,7 +65,7 @@ impl Total {
         self.seeds += 1;
         self.events += outcome.num_events;
         for (kind, num) in &outcome.num_faults {
-            *self.faults.entry(*kind).or_default() += num;
+            *self.faults.entry(kind.clone()).or_default() += num;
         }
         if outcome.violation.is_some() {
             println!("{}", outcome.report());
@@ -69,44 +74,49 @@ impl Total {
     }
 }
 
-fn main() -> ExitCode {
-    let args = Args::parse();
-    let shape = Shape { planted: args.plant, ..Shape::default() };
-    if let Some(seed) = args.seed {
-        let outcome = run(seed, shape, true);
+/// One seed in this process.
+fn one(seed: u64, shape: Shape, json: bool) -> anyhow::Result<ExitCode> {
+    let outcome = run(seed, shape, !json);
+    if json {
+        println!("{}", serde_json::to_string(&outcome)?);
+    } else {
         println!("seed {seed}: {} events, digest {:016x}", outcome.num_events, outcome.digest);
-        return match outcome.violation {
-            Some(violation) => {
-                println!("{violation}");
-                ExitCode::FAILURE
-            }
-            None => ExitCode::SUCCESS,
-        };
+        println!("{}", outcome.verdict());
     }
-    let started = Instant::now();
+    Ok(if outcome.violation.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    let shape = Shape { planted: args.plant, faults_s: args.faults_s, ..Shape::default() };
+    if let Some(seed) = args.seed {
+        return one(seed, shape, args.json);
+    }
+    let (program, started) = (std::env::current_exe()?, Instant::now());
     let until = args.minutes.map(|minutes| started + Duration::from_secs_f64(minutes * 60.0));
     let (next, total) = (AtomicU64::new(args.seeds.start), Mutex::new(Total::default()));
-    std::thread::scope(|scope| {
-        for _ in 0..args.jobs.max(1) {
-            scope.spawn(|| {
-                while until.is_none_or(|until| Instant::now() < until) {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= args.seeds.end {
-                        return;
-                    }
-                    let outcome = run(seed, shape, false);
-                    total.lock().expect("nothing panics in it").add(outcome);
-                }
-            });
+    let work = || {
+        while until.is_none_or(|until| Instant::now() < until) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= args.seeds.end {
+                break;
+            }
+            let outcome = run_apart(&program, seed, shape)?;
+            total.lock().expect("nothing panics in it").add(outcome);
         }
-    });
+        anyhow::Ok(())
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..args.jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("runs do not panic here"))
+    })?;
     let total = total.into_inner().expect("nothing panics in it");
     println!("seeds {}, events {}, {:.0} s", total.seeds, total.events, started.elapsed().as_secs_f64());
-    let faults: Vec<_> = total.faults.iter().map(|(kind, num)| format!("{} {num}", kind.name())).collect();
+    let faults: Vec<_> = total.faults.iter().map(|(kind, num)| format!("{kind} {num}")).collect();
     println!("faults {}: {}", total.faults.values().sum::<u64>(), faults.join(", "));
     let names: Vec<_> = invariants::all().iter().map(|i| i.name()).collect();
     println!("invariants: {}", names.join("; "));
     let failed: Vec<_> = total.failed.iter().map(|o| o.seed.to_string()).collect();
     println!("failed: {}", if failed.is_empty() { "none".to_owned() } else { failed.join(", ") });
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,32 +1,57 @@
-//! One run of one seed, on a thread of its own.
+//! One run of one seed, in a process of its own.
+//!
+//! What a process counts from its start on (tokio hashes such a count into the seed of each runtime) and what it makes when it is
+//! first asked for belong to a run as well. So a process makes one run, and whoever wants many starts as many. Invariant: a run
+//! among others is the same run as one alone.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
 
 use crate::entropy;
 use crate::fact::Recorder;
-use crate::fault::Kind;
-use crate::invariants::Violation;
 use crate::world::{Shape, World};
 
 /// What came of a run.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Its seed.
     pub seed: u64,
-    /// The first thing that did not hold.
-    pub violation: Option<Violation>,
+    /// The first invariant that did not hold, and what was seen.
+    pub violation: Option<(String, String)>,
     /// Digest of all its events.
     pub digest: u64,
     /// How many there were.
     pub num_events: u64,
-    /// How many faults of each kind.
-    pub num_faults: BTreeMap<Kind, u64>,
+    /// How many faults of each kind, by name.
+    pub num_faults: BTreeMap<String, u64>,
     /// The last events before the violation, or the end.
     pub tail: Vec<String>,
 }
 
-/// Runs `seed`; `aloud`: prints every event as it comes.
+/// Why a run that was started elsewhere came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The process.
+    #[error("cannot run the simulator: {0}")]
+    Process(#[from] io::Error),
+    /// What it said.
+    #[error("seed {seed}: the simulator said `{said}`: {source}")]
+    Said {
+        /// The seed.
+        seed: u64,
+        /// Its last words, cut to 200 characters.
+        said: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+}
+
+/// Runs `seed` in this process, which makes no other run; `aloud`: prints every event as it comes.
 ///
 /// # Panics
 /// When no thread can be started.
@@ -36,28 +61,54 @@ pub fn run(seed: u64, shape: Shape, aloud: bool) -> Outcome {
         entropy::seed_thread(seed);
         let recorder = Recorder::default().aloud(aloud);
         let mut world = World::new(seed, shape, recorder.clone());
-        let ran = std::panic::catch_unwind(AssertUnwindSafe(|| world.run()));
-        let panicked = |_| Err(Violation { invariant: "nothing panics", what: "the run panicked".to_owned() });
-        let violation = ran.unwrap_or_else(panicked).err();
+        let violation = match std::panic::catch_unwind(AssertUnwindSafe(|| world.run())) {
+            Ok(ran) => ran.err().map(|violation| (violation.invariant.to_owned(), violation.what)),
+            Err(_) => Some(("nothing panics".to_owned(), "the run panicked".to_owned())),
+        };
         Outcome {
             seed,
             violation,
             digest: recorder.digest(),
             num_events: recorder.num_events(),
-            num_faults: world.num_faults().clone(),
+            num_faults: world.num_faults().iter().map(|(kind, num)| (kind.name().to_owned(), *num)).collect(),
             tail: recorder.tail(),
         }
     };
+    // Fresh: the keys of hash maps that a thread has drawn stay with it.
     let thread = std::thread::Builder::new().name(format!("seed-{seed}")).spawn(simulate).expect("room for a thread");
     thread.join().expect("panics are caught on the thread")
 }
 
+/// Has the simulator `program` run `seed`, in a process of its own.
+///
+/// # Errors
+/// [`RunError`].
+pub fn run_apart(program: &Path, seed: u64, shape: Shape) -> Result<Outcome, RunError> {
+    let mut command = Command::new(program);
+    command.args(["--seed", &seed.to_string(), "--faults-s", &shape.faults_s.to_string(), "--json"]);
+    if shape.planted.is_some() {
+        command.args(["--plant", "entries-not-synced"]);
+    }
+    let said = command.output()?.stdout;
+    serde_json::from_slice(&said).map_err(|source| {
+        let said = String::from_utf8_lossy(&said).chars().take(200).collect();
+        RunError::Said { seed, said, source }
+    })
+}
+
 impl Outcome {
+    /// What did not hold, in a line.
+    #[must_use]
+    pub fn verdict(&self) -> String {
+        self.violation
+            .as_ref()
+            .map_or_else(|| "all holds".to_owned(), |(invariant, what)| format!("{invariant}: {what}"))
+    }
+
     /// What to print of a run that failed; how to see it again.
     #[must_use]
     pub fn report(&self) -> String {
-        let violation = self.violation.as_ref().map_or_else(|| "all holds".to_owned(), ToString::to_string);
         let again = format!("cargo run -p shardglm-sim -- --seed {}", self.seed);
-        format!("seed {}: {violation}\n{}\nagain with a trace: {again}", self.seed, self.tail.join("\n"))
+        format!("seed {}: {}\n{}\nagain with a trace: {again}", self.seed, self.verdict(), self.tail.join("\n"))
     }
 }
