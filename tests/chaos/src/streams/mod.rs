@@ -9,6 +9,6 @@ mod reader;
 mod verdict;
 
 pub use kinds::{Kind, kinds};
-pub use read::Read;
+pub use read::{Read, Unreadable};
 pub use reader::{Patience, Reader, Reading};
 pub use verdict::{Ending, Tally, Verdict};
