@@ -89,6 +89,24 @@ impl Kind {
     }
 }
 
+/// Which kinds of faults a run has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mix {
+    /// Every kind.
+    Every,
+    /// Those that take power or a process away.
+    PowerCuts,
+}
+
+impl Mix {
+    fn kinds(self) -> &'static [Kind] {
+        match self {
+            Self::Every => &Kind::ALL,
+            Self::PowerCuts => &[Kind::Kill, Kind::PowerCut, Kind::PowerCutOfAll],
+        }
+    }
+}
+
 /// Whom a kind of fault can hit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hits {
@@ -142,7 +160,7 @@ const SHORT_MS: std::ops::Range<u64> = 50..1_500;
 const LONG_MS: std::ops::Range<u64> = 1_500..9_000;
 
 /// The faults of one run, in the order of their beginnings.
-pub fn schedule(rng: &mut StdRng, span: Span) -> Vec<Fault> {
+pub fn schedule(rng: &mut StdRng, span: Span, mix: Mix) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut at_ms = span.from_ms + rng.gen_range(0..GAP_MS.end);
     while at_ms + LONG_MS.end < span.until_ms {
@@ -150,7 +168,7 @@ pub fn schedule(rng: &mut StdRng, span: Span) -> Vec<Fault> {
         faults.push(Fault {
             at_ms,
             until_ms: at_ms + lasts,
-            kind: Kind::ALL[rng.gen_range(0..Kind::ALL.len())],
+            kind: mix.kinds()[rng.gen_range(0..mix.kinds().len())],
             target: if rng.gen_bool(0.4) { Target::Leader } else { Target::Place(rng.gen_range(0..64)) },
             other: rng.gen_range(0..64),
             strength: rng.gen_range(1..=1000),
@@ -171,7 +189,7 @@ mod tests {
         let span = Span { from_ms: 1_000, until_ms: 60_000 };
         let mut seen = std::collections::BTreeSet::new();
         for seed in 0..20 {
-            for fault in schedule(&mut StdRng::seed_from_u64(seed), span) {
+            for fault in schedule(&mut StdRng::seed_from_u64(seed), span, Mix::Every) {
                 assert!(span.from_ms <= fault.at_ms && fault.at_ms < fault.until_ms && fault.until_ms < span.until_ms);
                 seen.insert(fault.kind);
             }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use sim::fault::Mix;
 use sim::invariants;
 use sim::run::{Outcome, run, run_apart};
 use sim::world::Shape;
@@ -27,6 +28,9 @@ struct Args {
     /// How long faults come, s
     #[arg(long, default_value_t = Shape::default().faults_s)]
     faults_s: u64,
+    /// No faults but those that take power or a process away
+    #[arg(long)]
+    power_cuts: bool,
     /// With --seed: no trace, but the outcome as JSON
     #[arg(long, requires = "seed")]
     json: bool,
@@ -88,7 +92,8 @@ fn one(seed: u64, shape: Shape, json: bool) -> anyhow::Result<ExitCode> {
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
-    let shape = Shape { planted: args.plant, faults_s: args.faults_s, ..Shape::default() };
+    let mix = if args.power_cuts { Mix::PowerCuts } else { Mix::Every };
+    let shape = Shape { planted: args.plant, faults_s: args.faults_s, mix, ..Shape::default() };
     if let Some(seed) = args.seed {
         return one(seed, shape, args.json);
     }

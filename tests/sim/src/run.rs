@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::entropy;
 use crate::fact::Recorder;
+use crate::fault::Mix;
 use crate::world::{Shape, World};
 
 /// What came of a run.
@@ -86,6 +87,9 @@ pub fn run(seed: u64, shape: Shape, aloud: bool) -> Outcome {
 pub fn run_apart(program: &Path, seed: u64, shape: Shape) -> Result<Outcome, RunError> {
     let mut command = Command::new(program);
     command.args(["--seed", &seed.to_string(), "--faults-s", &shape.faults_s.to_string(), "--json"]);
+    if shape.mix == Mix::PowerCuts {
+        command.arg("--power-cuts");
+    }
     if shape.planted.is_some() {
         command.args(["--plant", "entries-not-synced"]);
     }

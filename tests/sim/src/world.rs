@@ -18,7 +18,7 @@ use rand::{Rng, SeedableRng};
 use crate::agent::Node;
 use crate::control::{Clients, Coordinator};
 use crate::fact::{Fact, Recorder};
-use crate::fault::{self, Fault, Hits, Kind, Span, Target};
+use crate::fault::{self, Fault, Hits, Kind, Mix, Span, Target};
 use crate::host::{Host, HostId};
 use crate::invariants::{self, Invariant, Violation};
 use crate::net::Net;
@@ -54,13 +54,15 @@ pub struct Shape {
     pub writers: u16,
     /// How long faults come, s.
     pub faults_s: u64,
+    /// Which faults.
+    pub mix: Mix,
     /// A bug that is put back.
     pub planted: Option<Planted>,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { coordinators: 3, nodes: 3, writers: 2, faults_s: 45, planted: None }
+        Self { coordinators: 3, nodes: 3, writers: 2, faults_s: 45, mix: Mix::Every, planted: None }
     }
 }
 
@@ -111,7 +113,7 @@ impl World {
         let net = Net::new(rng.r#gen(), recorder.clone());
         let end_of_faults = START_MS + shape.faults_s * 1_000;
         let span = Span { from_ms: START_MS, until_ms: end_of_faults };
-        let mut faults = fault::schedule(&mut rng, span);
+        let mut faults = fault::schedule(&mut rng, span, shape.mix);
         faults.reverse();
         let members: Vec<_> = (1..=shape.coordinators).map(CoordinatorId).collect();
         let coordinators: BTreeMap<_, _> = members

@@ -6,13 +6,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use coordinator::sim::Planted;
+use sim::fault::Mix;
 use sim::run::{Outcome, run_apart};
 use sim::world::Shape;
 
 /// Seeds of the short schedule.
 const SEEDS: std::ops::Range<u64> = 0..8;
 /// Shorter than what the tool runs.
-const SHAPE: Shape = Shape { coordinators: 3, nodes: 3, writers: 2, faults_s: 20, planted: None };
+const SHAPE: Shape = Shape { coordinators: 3, nodes: 3, writers: 2, faults_s: 20, mix: Mix::Every, planted: None };
 /// How many run at once.
 const JOBS: usize = 2;
 
@@ -61,7 +62,7 @@ fn a_seed_gives_the_same_run_to_the_last_event() {
 /// A bug that is easy to make in a store: entries are acknowledged before they are on the disk.
 #[test]
 fn a_bug_that_is_put_back_is_found() {
-    let shape = Shape { planted: Some(Planted::EntriesNotSynced), ..SHAPE };
+    let shape = Shape { planted: Some(Planted::EntriesNotSynced), mix: Mix::PowerCuts, ..SHAPE };
     let found = all(0..16, shape).into_iter().find_map(|outcome| outcome.violation);
     let (invariant, what) = found.expect("acknowledged writes are lost");
     let lost = ["one state per index", "no acknowledged write lost", "all comes back by itself"];
