@@ -279,7 +279,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
         let Some(committed) = committed else { return Ok(()) };
-        let wrote = self.put_meta(Durability::Immediate, COMMITTED, codec::encode(&committed)).await;
+        let wrote = self.put_meta(self.waits.durability(), COMMITTED, codec::encode(&committed)).await;
         wrote.map_err(|e| StorageIOError::write(AnyError::new(&e)).into())
     }
 

@@ -19,7 +19,8 @@ pub(super) enum Waits {
 }
 
 impl Waits {
-    /// How entries are committed: on the disk when that returns. The simulator can put a bug back here.
+    /// How entries, and the mark that says how far they are committed, are written: on the disk when that returns. The simulator can
+    /// put a bug back here; one of the two synced would hide that the other is not.
     pub(super) fn durability(&self) -> Durability {
         match self {
             #[cfg(feature = "sim")]

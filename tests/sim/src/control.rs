@@ -121,11 +121,12 @@ impl Coordinator {
 
     /// Its process is gone; of what it wrote and did not sync, `kept` says of each sector whether it is there.
     pub fn kill(&mut self, host: &mut Host, net: &Net, kept: impl FnMut() -> bool) {
+        // First of all: what is dropped with the process would be closed in order, and flush what it holds.
+        self.disk = self.disk.plug(kept);
         self.seat = Arc::default();
         self.claim = None;
         net.killed(self.host());
         host.kill();
-        self.disk = self.disk.plug(kept);
     }
 
     /// Why its process cannot go on, where it cannot.
