@@ -24,6 +24,10 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 const WRITE_CALL_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long it may take to change the members: a new coordinator must come up to date.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(12);
+/// What to do where nobody knows whether a change was made; one of the members can be asked for twice.
+const ADVICE_WRITE: &str = "it may have been made, and it may still be. Read what is there before trying again, or try again with \
+                            the generation or revision that it was planned against";
+const ADVICE_MEMBERS: &str = "list the members, or ask for the same again";
 /// Largest answer that is read, bytes.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
@@ -172,9 +176,13 @@ impl AdminClient {
     /// # Errors
     /// [`AdminError`].
     pub(crate) async fn add_member(&self, member: &AddMember) -> Result<(), AdminError> {
-        self.change_members(async |addr| {
-            self.http.post(format!("https://{addr}/v1/members")).json(member).timeout(CHANGE_TIMEOUT).send().await
-        })
+        self.change(
+            ADVICE_MEMBERS,
+            async |addr| {
+                self.http.post(format!("https://{addr}/v1/members")).json(member).timeout(CHANGE_TIMEOUT).send().await
+            },
+            read_nothing,
+        )
         .await
     }
 
@@ -183,42 +191,14 @@ impl AdminClient {
     /// # Errors
     /// [`AdminError`].
     pub(crate) async fn remove_member(&self, id: CoordinatorId) -> Result<(), AdminError> {
-        self.change_members(async |addr| {
-            self.http.delete(format!("https://{addr}/v1/members/{id}")).timeout(CHANGE_TIMEOUT).send().await
-        })
+        self.change(
+            ADVICE_MEMBERS,
+            async |addr| {
+                self.http.delete(format!("https://{addr}/v1/members/{id}")).timeout(CHANGE_TIMEOUT).send().await
+            },
+            read_nothing,
+        )
         .await
-    }
-
-    /// Asks one coordinator after the other, until one says what became of it.
-    async fn change_members(
-        &self,
-        ask: impl AsyncFn(SocketAddr) -> Result<reqwest::Response, reqwest::Error>,
-    ) -> Result<(), AdminError> {
-        let mut tried = Vec::new();
-        let mut refused = None;
-        for addr in &self.addrs {
-            let response = match ask(*addr).await {
-                Ok(response) if response.status() == reqwest::StatusCode::NO_CONTENT => return Ok(()),
-                Ok(response) => response,
-                Err(e) if e.is_connect() => {
-                    tried.push(format!("{addr}: {}", cause(&e)));
-                    continue;
-                }
-                Err(e) => return Err(unlisted(*addr, &cause(&e))),
-            };
-            match read::<serde::de::IgnoredAny>(*addr, response).await {
-                Err(AdminError::Refused { addr, code, message }) if code == "outcome_unknown" => {
-                    return Err(AdminError::Unknown { addr, message });
-                }
-                Err(AdminError::Malformed { addr, reason }) => return Err(unlisted(addr, &reason)),
-                Err(error) if error.is_without_majority() => refused = Some(error),
-                done => return done.map(drop),
-            }
-        }
-        match refused {
-            Some(AdminError::Refused { addr, code, message }) => Err(AdminError::NotWritten { addr, code, message }),
-            _ => Err(AdminError::Unreachable { tried }),
-        }
     }
 
     /// The deployments.
@@ -277,26 +257,41 @@ impl AdminClient {
         Err(refused.unwrap_or(AdminError::Unreachable { tried }))
     }
 
-    /// Asks for a change, at one coordinator after the other as long as it is certain that none of them made it: a change that
-    /// may have been made is not asked for again.
     async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, AdminError> {
+        self.change(
+            ADVICE_WRITE,
+            async |addr| {
+                self.http.post(format!("https://{addr}{path}")).timeout(WRITE_CALL_TIMEOUT).json(body).send().await
+            },
+            read,
+        )
+        .await
+    }
+
+    /// Asks for a change, at one coordinator after the other as long as it is certain that none of them made it: a change that
+    /// may have been made is not asked for again, but told with `advice`.
+    async fn change<T>(
+        &self,
+        advice: &str,
+        ask: impl AsyncFn(SocketAddr) -> Result<reqwest::Response, reqwest::Error>,
+        take: impl AsyncFn(SocketAddr, reqwest::Response) -> Result<T, AdminError>,
+    ) -> Result<T, AdminError> {
         let mut tried = Vec::new();
         let mut refused = None;
         for addr in &self.addrs {
-            let call = self.http.post(format!("https://{addr}{path}")).timeout(WRITE_CALL_TIMEOUT).json(body);
-            let response = match call.send().await {
+            let response = match ask(*addr).await {
                 Ok(response) => response,
                 Err(e) if e.is_connect() => {
                     tried.push(format!("{addr}: {}", cause(&e)));
                     continue;
                 }
-                Err(e) => return Err(unanswered(*addr, &cause(&e))),
+                Err(e) => return Err(unanswered(*addr, &cause(&e), advice)),
             };
-            match read(*addr, response).await {
+            match take(*addr, response).await {
                 Err(AdminError::Refused { addr, code, message }) if code == "outcome_unknown" => {
                     return Err(AdminError::Unknown { addr, message });
                 }
-                Err(AdminError::Malformed { addr, reason }) => return Err(unanswered(addr, &reason)),
+                Err(AdminError::Malformed { addr, reason }) => return Err(unanswered(addr, &reason, advice)),
                 Err(error) if error.is_without_majority() => refused = Some(error),
                 done => return done,
             }
@@ -309,18 +304,16 @@ impl AdminClient {
 }
 
 /// A change that was sent to `addr` and not answered.
-fn unanswered(addr: SocketAddr, reason: &str) -> AdminError {
-    let message = format!(
-        "no answer to the change ({reason}): it may have been made, and it may still be. Read what is there before trying \
-         again, or try again with the generation or revision that it was planned against"
-    );
-    AdminError::Unknown { addr, message }
+fn unanswered(addr: SocketAddr, reason: &str, advice: &str) -> AdminError {
+    AdminError::Unknown { addr, message: format!("no answer to the change ({reason}): {advice}") }
 }
 
-/// A change of the members that was sent to `addr` and not answered.
-fn unlisted(addr: SocketAddr, reason: &str) -> AdminError {
-    let message = format!("no answer to the change ({reason}): list the members, or ask for the same again");
-    AdminError::Unknown { addr, message }
+/// The answer to a change that has nothing to tell but that it was made.
+async fn read_nothing(addr: SocketAddr, response: reqwest::Response) -> Result<(), AdminError> {
+    if response.status() == reqwest::StatusCode::NO_CONTENT {
+        return Ok(());
+    }
+    read::<serde::de::IgnoredAny>(addr, response).await.map(drop)
 }
 
 /// Reads an answer of the admin API.

@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::SnapshotPolicy;
 use openraft::error::{CheckIsLeaderError, Fatal, ForwardToLeader, RaftError};
-use openraft::{RaftMetrics, ServerState, SnapshotPolicy};
 use protocol::journal::{JournalRequest, JournalResponse};
 use protocol::raft::{RaftCall, RaftRequest};
-use protocol::{ClusterId, CoordinatorId, Term};
+use protocol::{ClusterId, CoordinatorId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
@@ -24,6 +24,7 @@ use super::election::{Asked, Election, Known, lease, may_stand};
 use super::entrance::{Entrance, Out, Standing, Told};
 use super::error::{ProposeError, ReadError};
 use super::hearing::Hearing;
+use super::leadership::{Following, Leadership, silence};
 use super::links::Links;
 use super::log_store::{LogError, LogStore};
 use super::members::Members;
@@ -77,20 +78,6 @@ pub enum ConsensusError {
         /// What openraft says.
         reason: String,
     },
-}
-
-/// Who leads, as this coordinator knows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Leadership {
-    /// The term.
-    pub term: Term,
-    /// The leader that this coordinator heard of within the longest election timeout; its own claim counts as long as a
-    /// majority has confirmed it within that time.
-    pub leader: Option<CoordinatorId>,
-    /// Whether it is this coordinator.
-    pub here: bool,
-    /// The last leader that was known, where there ever was one.
-    pub led_last: Option<CoordinatorId>,
 }
 
 /// A command that was agreed on and applied.
@@ -275,7 +262,7 @@ impl Consensus {
     pub(super) fn may_stand(&self, asked: Asked) -> bool {
         let known = Known {
             last_log: self.inner.raft.data_metrics().borrow().last_log,
-            leads: self.inner.leadership.borrow().here,
+            leads: self.leads(),
             unled: self.inner.hearing.unled(),
             unasked: self.inner.hearing.unasked(),
         };
@@ -608,51 +595,6 @@ fn raft_config(timings: RaftTimings, bounds: LogBounds) -> Result<openraft::Conf
         ..openraft::Config::default()
     };
     config.validate().map_err(|e| wrong(e.to_string()))
-}
-
-/// How long a leader may be silent, or a majority silent towards it, before it counts as none.
-fn silence(timings: RaftTimings) -> Duration {
-    Duration::from_millis(u64::from(timings.election_max_ms))
-}
-
-/// Turns openraft's metrics and what is heard into [`Leadership`]. openraft goes on naming a leader that it has not heard
-/// of for hours, where nobody can be elected in its place.
-struct Following {
-    raft: Raft,
-    hearing: Arc<Hearing>,
-    silence: Duration,
-}
-
-impl Following {
-    async fn run(self, leadership: watch::Sender<Leadership>, cancel: CancellationToken) {
-        let mut metrics = self.raft.metrics();
-        let mut heard = self.hearing.subscribe();
-        let tick = (self.silence / 8).max(Duration::from_millis(1));
-        let mut led_last = None;
-        loop {
-            let mut now = self.leadership(&metrics.borrow_and_update());
-            led_last = now.leader.or(led_last);
-            now.led_last = led_last;
-            leadership.send_if_modified(|l| std::mem::replace(l, now) != now);
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                changed = metrics.changed() => if changed.is_err() { return },
-                _ = heard.changed() => {}
-                () = tokio::time::sleep(tick) => {}
-            }
-        }
-    }
-
-    fn leadership(&self, m: &RaftMetrics<NodeId, Member>) -> Leadership {
-        let leads = m.state == ServerState::Leader && m.current_leader == Some(m.id);
-        let is_fresh = if leads {
-            m.millis_since_quorum_ack.is_some_and(|ms| u128::from(ms) <= self.silence.as_millis())
-        } else {
-            self.hearing.last_leader().is_some_and(|at| at.elapsed() <= self.silence)
-        };
-        let leader = m.current_leader.filter(|_| is_fresh).map(CoordinatorId);
-        Leadership { term: Term(m.current_term), leader, here: leads && is_fresh, led_last: None }
-    }
 }
 
 /// Publishes the newest membership of the log, and keeps wires to those it names.

@@ -1,6 +1,6 @@
 //! When this coordinator last heard of a leader, and was last asked for its vote.
 //!
-//! Not here: who that is (Raft knows), and what follows from silence (`consensus`, `election`). Invariant: a leader of
+//! Not here: who that is (Raft knows), and what follows from silence (`leadership`, `election`). Invariant: a leader of
 //! a term that is over is not heard.
 
 use std::time::Duration;

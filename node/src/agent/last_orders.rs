@@ -10,7 +10,7 @@
 //! ones, whole; bytes that were changed since are never taken for orders.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use protocol::frame::HEADER_BYTES;
@@ -18,8 +18,9 @@ use protocol::lease::StoredOrders;
 use protocol::{Epoch, Frame, FrameError, FrameHeader, NodeId};
 use rkyv::util::AlignedVec;
 
+use super::whole_file::{self, FileError};
+
 const FILE: &str = "orders";
-const BESIDE: &str = "orders.new";
 const CRC_BYTES: usize = 4;
 /// Largest file that is written or read, bytes: a few dozen ranks with their plans.
 const FILE_BYTES_MAX: u64 = 32 << 20;
@@ -28,15 +29,8 @@ const FILE_BYTES_MAX: u64 = 32 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum OrdersError {
     /// A file operation failed.
-    #[error("cannot {what} {path}: {source}")]
-    Io {
-        /// Which operation.
-        what: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] FileError),
     /// Too many.
     #[error("{path}: {found} bytes of orders, at most {FILE_BYTES_MAX}")]
     TooLong {
@@ -86,7 +80,7 @@ pub fn load(dir: &Path, node: &NodeId) -> Result<Option<StoredOrders>, OrdersErr
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         opened => {
             let read = opened.and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
-            read.map_err(|e| io("read", &path, e))?
+            read.map_err(FileError::of("read", &path))?
         }
     };
     let orders = decode(&bytes, &path)?;
@@ -101,18 +95,13 @@ pub fn load(dir: &Path, node: &NodeId) -> Result<Option<StoredOrders>, OrdersErr
 /// # Errors
 /// [`OrdersError::Io`], [`OrdersError::TooLong`].
 pub fn save(dir: &Path, orders: &StoredOrders) -> Result<(), OrdersError> {
-    let (path, beside) = (dir.join(FILE), dir.join(BESIDE));
+    let path = dir.join(FILE);
     let frame = Frame::bytes_of(Epoch(0), orders);
     let frame = frame.map_err(|source| OrdersError::Frame { path: path.clone(), source })?;
     if frame.len() as u64 + CRC_BYTES as u64 > FILE_BYTES_MAX {
         return Err(OrdersError::TooLong { path, found: frame.len() as u64 });
     }
-    let mut file = fs::File::create(&beside).map_err(|e| io("create", &beside, e))?;
-    let crc = crc32fast::hash(&frame).to_le_bytes();
-    let written = file.write_all(&crc).and_then(|()| file.write_all(&frame)).and_then(|()| file.sync_all());
-    written.map_err(|e| io("write", &beside, e))?;
-    fs::rename(&beside, &path).map_err(|e| io("rename", &beside, e))?;
-    fs::File::open(dir).and_then(|d| d.sync_all()).map_err(|e| io("sync", dir, e))
+    Ok(whole_file::replace(dir, FILE, &[&crc32fast::hash(&frame).to_le_bytes(), &frame])?)
 }
 
 fn decode(bytes: &[u8], path: &Path) -> Result<StoredOrders, OrdersError> {
@@ -132,10 +121,6 @@ fn decode(bytes: &[u8], path: &Path) -> Result<StoredOrders, OrdersError> {
     body.extend_from_slice(rest);
     let read = FrameHeader::decode(header).and_then(|h| Frame { kind: h.kind, epoch: h.epoch, body }.read());
     read.map_err(|source| OrdersError::Frame { path, source })
-}
-
-fn io(what: &'static str, path: &Path, source: std::io::Error) -> OrdersError {
-    OrdersError::Io { what, path: path.to_owned(), source }
 }
 
 #[cfg(test)]
@@ -160,7 +145,7 @@ mod tests {
         assert_eq!(load(dir.path(), &node("a")).expect("none yet"), None);
         save(dir.path(), &orders(1)).expect("writable");
         save(dir.path(), &orders(2)).expect("writable");
-        fs::write(dir.path().join(BESIDE), b"half").expect("writable");
+        fs::write(whole_file::beside(&dir.path().join(FILE)), b"half").expect("writable");
         assert_eq!(load(dir.path(), &node("a")).expect("whole"), Some(orders(2)));
     }
 

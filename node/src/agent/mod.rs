@@ -19,6 +19,7 @@ mod roster;
 pub mod standing;
 pub mod state;
 pub mod supervisor;
+mod whole_file;
 mod worker_process;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -4,11 +4,12 @@
 //! refuses a deposed leader.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use protocol::{ClusterId, NodeId, Term};
 use serde::{Deserialize, Serialize};
+
+use super::whole_file::{self, FileError};
 
 const FILE: &str = "node.json";
 
@@ -16,15 +17,8 @@ const FILE: &str = "node.json";
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// A file operation failed.
-    #[error("cannot {what} {path}: {source}")]
-    Io {
-        /// Which operation.
-        what: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] FileError),
     /// The file is not ours, or damaged.
     #[error("{path} is not a node's state: {source}; remove it if this node may forget the terms it obeyed")]
     Malformed {
@@ -73,7 +67,7 @@ impl NodeState {
     /// # Errors
     /// [`StateError`]; a directory of another node or cluster is left as it is.
     pub fn open(dir: &Path, cluster: ClusterId, node: &NodeId) -> Result<Self, StateError> {
-        fs::create_dir_all(dir).map_err(|e| io("create", dir, e))?;
+        fs::create_dir_all(dir).map_err(FileError::of("create", dir))?;
         let path = dir.join(FILE);
         let text = match fs::read(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -82,7 +76,7 @@ impl NodeState {
                 state.save()?;
                 return Ok(state);
             }
-            other => other.map_err(|e| io("read", &path, e))?,
+            other => other.map_err(FileError::of("read", &path))?,
         };
         let record: Record =
             serde_json::from_slice(&text).map_err(|source| StateError::Malformed { path: path.clone(), source })?;
@@ -112,20 +106,10 @@ impl NodeState {
         self.save()
     }
 
-    /// Writes beside, syncs, renames: a crash leaves the old or the new file whole.
     fn save(&self) -> Result<(), StateError> {
-        let path = self.dir.join(FILE);
-        let beside = self.dir.join("node.json.new");
         let text = serde_json::to_vec(&self.record).expect("a record of plain fields");
-        let mut file = fs::File::create(&beside).map_err(|e| io("create", &beside, e))?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(|e| io("write", &beside, e))?;
-        fs::rename(&beside, &path).map_err(|e| io("rename", &beside, e))?;
-        fs::File::open(&self.dir).and_then(|d| d.sync_all()).map_err(|e| io("sync", &self.dir, e))
+        Ok(whole_file::replace(&self.dir, FILE, &[&text])?)
     }
-}
-
-fn io(what: &'static str, path: &Path, source: std::io::Error) -> StateError {
-    StateError::Io { what, path: path.to_owned(), source }
 }
 
 #[cfg(test)]

@@ -39,9 +39,8 @@ use protocol::worker::{EngineLoad, FromWorker, Proof, ToWorker};
 use protocol::{Epoch, NodeId, Rank, ReplicaId, Term};
 
 use self::revival::{Due, Revivals};
-use super::standing::Standing;
-
 use super::hearing::{Ear, Hearing};
+use super::standing::Standing;
 
 /// How long a rank that is no longer wanted may finish what it runs.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
@@ -317,6 +316,7 @@ impl Supervisor {
         if self.ear.was_away(now) {
             self.workers.values_mut().for_each(|w| w.hearing.afresh(now));
         }
+        let mut commands = Vec::new();
         match event {
             Event::Orders(orders) => self.take_orders(orders),
             Event::Started { key, pid } => {
@@ -325,22 +325,17 @@ impl Supervisor {
                 }
             }
             Event::Said { key, message } => self.hear(key, message, now),
-            Event::Silent(key) => {
-                let mut commands = self.give_up(key, now);
-                commands.extend(self.reconcile(now));
-                return commands;
-            }
+            Event::Silent(key) => commands.extend(self.give_up(key, now)),
             Event::Exited { key, how } => self.bury(key, how, now),
             Event::Standing(standing) => self.standing = standing,
             Event::Tick => {
-                let mut commands = self.kill_overdue(now);
+                commands.extend(self.kill_overdue(now));
                 commands.extend(self.look_at_the_silent(now));
-                commands.extend(self.reconcile(now));
-                return commands;
             }
             Event::Leave => self.leaving = true,
         }
-        self.reconcile(now)
+        commands.extend(self.reconcile(now));
+        commands
     }
 
     fn take_orders(&mut self, orders: NodeOrders) {

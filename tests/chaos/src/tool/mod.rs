@@ -8,6 +8,6 @@ mod storm;
 mod table;
 
 pub use power_cut::{PowerCuts, power_cuts};
-pub use scene::{Scene, SceneError};
+pub use scene::{Asked, Asker, Scene, SceneError};
 pub use storm::{Storm, StormReport, storm};
 pub use table::{Row, Table, rows, table};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::cluster::{Cluster, ClusterError, Options};
 use crate::fault::{Aims, FaultError};
-use crate::streams::{Ending, Kind, Patience, Read, Reader, kinds};
+use crate::streams::{Ending, Kind, Patience, Read, Reader, Reading, Verdict, kinds};
 
 /// How long an election or forming a group may take before there is nobody to aim at.
 const AIMS_WITHIN: Duration = Duration::from_secs(15);
@@ -66,6 +66,13 @@ impl Scene {
         Ok(Self { cluster, reader, expected: Arc::new(expected) })
     }
 
+    /// A client that draws what it asks for, and where, by `seed`.
+    #[must_use]
+    pub fn asker(&self, seed: u64) -> Asker {
+        let draws = fastrand::Rng::with_seed(seed);
+        Asker { reader: self.reader.clone(), expected: Arc::clone(&self.expected), draws }
+    }
+
     /// Who has which role, once somebody leads and a replica is ready.
     ///
     /// # Errors
@@ -75,5 +82,36 @@ impl Scene {
         let aims = async |c: &Cluster| Aims::of(&c.api().look().await?, coordinators).ok();
         let aims = self.cluster.wait("a leader and a replica that is ready", AIMS_WITHIN, aims);
         aims.map_err(|late| FaultError::NoAim(late.to_string()))
+    }
+}
+
+/// A client that reads one stream after the other, each at any gateway.
+#[derive(Debug)]
+pub struct Asker {
+    reader: Reader,
+    expected: Arc<Vec<(Kind, Read)>>,
+    draws: fastrand::Rng,
+}
+
+/// A stream that was read, and what is to be said of it.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    /// What was asked for.
+    pub kind: &'a Kind,
+    /// What an undisturbed client reads.
+    pub undisturbed: &'a Read,
+    /// What was read.
+    pub reading: Reading,
+    /// How the two differ.
+    pub verdict: Verdict,
+}
+
+impl Asker {
+    /// Reads one more stream, under that name.
+    pub async fn next(&mut self, name: &str) -> Asked<'_> {
+        let (kind, undisturbed) = &self.expected[self.draws.usize(..self.expected.len())];
+        let reading = self.reader.read(kind, name, self.draws.usize(..1_000), |_| {}).await;
+        let verdict = Verdict::of(&reading.ending, &reading.read, undisturbed);
+        Asked { kind, undisturbed, reading, verdict }
     }
 }

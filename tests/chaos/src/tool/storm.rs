@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::scene::{Scene, SceneError};
+use super::scene::{Asked, Scene, SceneError};
 use crate::cluster::ClusterError;
 use crate::fault::{FaultError, heal, inflict};
 use crate::figures::Durations;
 use crate::schedule::{Means, Schedule};
-use crate::streams::{Tally, Verdict};
+use crate::streams::Tally;
 
 /// How long a cluster whose faults are all healed may take to serve again.
 const SERVES_AGAIN: Duration = Duration::from_secs(90);
@@ -203,15 +203,12 @@ fn serves_again(scene: &mut Scene) -> Result<(), ClusterError> {
 }
 
 fn ask_on_and_on(scene: &Scene, client: u64, seed: u64, shared: Arc<Shared>) -> impl Future<Output = ()> + use<> {
-    let (reader, expected) = (scene.reader.clone(), Arc::clone(&scene.expected));
-    let mut draws = fastrand::Rng::with_seed(seed.wrapping_mul(1_000).wrapping_add(client));
+    let mut asker = scene.asker(seed.wrapping_mul(1_000).wrapping_add(client));
     async move {
         while !shared.stop.load(Ordering::Relaxed) {
             let number = shared.num_asked.fetch_add(1, Ordering::Relaxed);
-            let (kind, undisturbed) = &expected[draws.usize(..expected.len())];
             let name = format!("storm-{seed}-{client}-{number}");
-            let reading = reader.read(kind, &name, draws.usize(..1_000), |_| {}).await;
-            let verdict = Verdict::of(&reading.ending, &reading.read, undisturbed);
+            let Asked { kind, undisturbed, reading, verdict } = asker.next(&name).await;
             let mut seen = shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
             seen.picked_up += u64::from(reading.picked_up);
             if verdict.is_broken() && seen.broken.len() < TOLD_MAX {

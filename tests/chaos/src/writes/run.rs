@@ -17,7 +17,7 @@ use super::report::{Failover, RegisterReport, WritesReport};
 use crate::fault::{Aims, Fault, FaultError, Place, Who, heal, inflict};
 use crate::history::{self, Moment, Operation, Version, What};
 use crate::streams::{Tally, Verdict};
-use crate::tool::{Scene, SceneError};
+use crate::tool::{Asked, Scene, SceneError};
 
 /// How long after everything is healed a write may take to be acknowledged.
 const WRITES_AGAIN: Duration = Duration::from_secs(60);
@@ -252,16 +252,13 @@ fn read_streams(
     streams: Arc<Streams>,
     shared: Arc<Shared>,
 ) -> impl Future<Output = ()> + use<> {
-    let (reader, expected) = (scene.reader.clone(), Arc::clone(&scene.expected));
-    let mut draws = fastrand::Rng::with_seed(seed);
+    let mut asker = scene.asker(seed);
     async move {
         while !shared.stop.load(Ordering::Relaxed) {
             let number = streams.num_asked.fetch_add(1, Ordering::Relaxed);
-            let (kind, undisturbed) = &expected[draws.usize(..expected.len())];
             let name = format!("writes-{seed}-{number}");
             let began = shared.now();
-            let reading = reader.read(kind, &name, draws.usize(..1_000), |_| {}).await;
-            let verdict = Verdict::of(&reading.ending, &reading.read, undisturbed);
+            let Asked { kind, reading, verdict, .. } = asker.next(&name).await;
             let mut told = streams.told.lock().unwrap_or_else(PoisonError::into_inner);
             let (tally, failed) = &mut *told;
             if verdict != Verdict::Identical && failed.len() < TOLD_MAX {
