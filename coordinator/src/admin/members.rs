@@ -96,5 +96,5 @@ fn infos(consensus: &Consensus) -> Vec<MemberInfo> {
         admin_addr: m.addrs.admin.to_string(),
         public_addr: m.addrs.public.to_string(),
     };
-    consensus.members().borrow().list.iter().map(info).collect()
+    consensus.newest_members().list.iter().map(info).collect()
 }

@@ -342,7 +342,7 @@ impl Consensus {
         // Ours is the newest membership, and the state knows every id that was used.
         let index = self.read_index_here(AGREE_TIMEOUT).await?;
         let state = self.applied_at(index, AGREE_TIMEOUT).await?;
-        let members = self.members_of_log();
+        let members = self.newest_members();
         let mut up = self.reached();
         up.insert(self.id());
         match plan(change, &members, &state.used_members, &up)? {
@@ -419,7 +419,7 @@ impl Consensus {
 
     /// Ends a change whose leader went away between its two steps; nothing where none is half done, or another is under way.
     pub(super) async fn end_half_change(&self) {
-        if !self.leads() || !self.members_of_log().is_changing {
+        if !self.leads() || !self.newest_members().is_changing {
             return;
         }
         let Ok(_turn) = self.change_turn().try_lock_owned() else { return };

@@ -229,7 +229,7 @@ impl Consensus {
         self.inner.leadership.clone()
     }
 
-    /// Who the coordinators are, as this one knows.
+    /// Who the coordinators are, as this one knows. Follows the log with a little delay: see [`Self::newest_members`].
     #[must_use]
     pub fn members(&self) -> watch::Receiver<Arc<Members>> {
         self.inner.members.clone()
@@ -299,9 +299,15 @@ impl Consensus {
         self.inner.raft.is_initialized().await.unwrap_or(true)
     }
 
-    /// The newest membership of the log.
-    pub(super) fn members_of_log(&self) -> Members {
-        Members::of(&self.inner.raft.metrics().borrow().membership_config).unwrap_or_default()
+    /// Who the coordinators are, by the newest membership in the log or state here: after [`Self::read`], no older than what was
+    /// read. The configured ones before there is any.
+    #[must_use]
+    pub fn newest_members(&self) -> Members {
+        // openraft publishes the log's membership and applies entries from different tasks, in no order.
+        let applied = self.inner.state_machine.membership();
+        let logged = Arc::clone(&self.inner.raft.metrics().borrow().membership_config);
+        let newest = if applied.log_id() > logged.log_id() { &applied } else { logged.as_ref() };
+        Members::of(newest).unwrap_or_else(|| Members::clone(&self.inner.members.borrow()))
     }
 
     /// What the state applied here says of a coordinator; `None` before there is any.

@@ -57,9 +57,11 @@ async fn leaves(cluster: &mut Cluster, id: u64) {
     cluster.stop(id).await;
 }
 
-fn ids(cluster: &Cluster, at: u64) -> Vec<u64> {
-    let members = cluster.running[&at].consensus().members().borrow().clone();
-    members.list.iter().filter(|m| m.votes).map(|m| m.addrs.id.0).collect()
+/// Who votes, by a linearizable read at coordinator `at`.
+async fn ids(cluster: &Cluster, at: u64) -> Vec<u64> {
+    let raft = cluster.running[&at].consensus();
+    raft.read(SOON).await.expect("a majority is there");
+    raft.newest_members().list.iter().filter(|m| m.votes).map(|m| m.addrs.id.0).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -101,7 +103,7 @@ async fn every_first_member_is_replaced_while_writes_go_on_and_none_is_lost() {
         let read = cluster.running[&id].consensus().read(SOON).await.expect("a majority is there");
         let lost: Vec<_> = acknowledged.iter().filter(|name| !read.state.deployments.contains_key(*name)).collect();
         assert!(lost.is_empty(), "coordinator {id} lost {lost:?}");
-        assert_eq!(ids(&cluster, id), [4, 5, 6]);
+        assert_eq!(ids(&cluster, id).await, [4, 5, 6]);
     }
 
     // All of it is on disk, and needs no word of the configuration.
@@ -126,14 +128,14 @@ async fn a_cluster_of_one_grows_to_three_and_survives_its_first_member() {
         change(&cluster, 1, MemberChange::add(addrs)).await;
         change(&cluster, 1, MemberChange::add(addrs)).await;
     }
-    assert_eq!(ids(&cluster, 1), [1, 2, 3]);
+    assert_eq!(ids(&cluster, 1).await, [1, 2, 3]);
     cluster.stop(1).await;
     let leader = cluster.leader_of(&[2, 3]).await;
     let raft = cluster.running[&leader].consensus();
     raft.propose(put(spec("two", 1)), SOON).await.expect("two of three agree");
     cluster.start(1).await.expect("starts, configured alone as it was");
     cluster.sees(1, "what it missed", |v| v.deployments.len() == 2).await;
-    assert_eq!(ids(&cluster, 1), [1, 2, 3]);
+    assert_eq!(ids(&cluster, 1).await, [1, 2, 3]);
     cluster.stop_all().await;
 }
 
@@ -151,7 +153,7 @@ async fn a_new_coordinator_that_does_not_come_is_taken_out_again() {
     // It never had a vote: the same id may come later.
     cluster.start(4).await.expect("starts");
     change(&cluster, follower, MemberChange::add(absent)).await;
-    assert_eq!(ids(&cluster, follower), [1, 2, 3, 4]);
+    assert_eq!(ids(&cluster, follower).await, [1, 2, 3, 4]);
     drop((raft, members));
     cluster.stop_all().await;
 }
