@@ -1,30 +1,15 @@
 //! Admins' changes by the command line: made, refused, and left open when coordinators stop in their tracks.
 
-use std::process::Output;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{Cluster, until};
+use crate::harness::{Cluster, exit, json, stderr, until};
 use crate::processes::Seen;
 
 /// How long coordinators that go on may take to agree on a change.
 const DECIDED_WITHIN: Duration = Duration::from_secs(60);
-
-fn exit(output: &Output) -> Option<i32> {
-    output.status.code()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-#[track_caller]
-fn json(output: &Output) -> Value {
-    assert_eq!(exit(output), Some(0), "{}", stderr(output));
-    serde_json::from_slice(&output.stdout).expect("JSON")
-}
 
 fn signal(process: &Seen, signal: Signal) {
     let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw).expect("a process id");

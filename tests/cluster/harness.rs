@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::processes::{self, Seen};
@@ -30,6 +31,21 @@ pub(crate) fn until<T>(what: &str, deadline: Duration, mut condition: impl FnMut
         assert!(started.elapsed() < deadline, "not within {deadline:?}: {what}");
         std::thread::sleep(LOOK);
     }
+}
+
+pub(crate) fn exit(output: &Output) -> Option<i32> {
+    output.status.code()
+}
+
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// What a command that succeeded has printed.
+#[track_caller]
+pub(crate) fn json(output: &Output) -> Value {
+    assert_eq!(exit(output), Some(0), "{}", stderr(output));
+    serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
 /// A running `up`.

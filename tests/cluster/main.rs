@@ -8,6 +8,7 @@ use chaos::processes;
 mod admin;
 mod answers;
 mod bench;
+mod daemons;
 #[path = "../../coordinator/src/metrics/exposition.rs"]
 mod exposition;
 mod faults;
@@ -15,6 +16,7 @@ mod gateway_dies;
 mod goldens;
 mod harness;
 mod hosts;
+mod members;
 mod metrics;
 mod power_cut;
 mod survive;
