@@ -24,7 +24,7 @@ fn scene(test: &str) -> Option<Scene> {
         return None;
     }
     let options = Options::new(PathBuf::from(env!("CARGO_BIN_EXE_shardglm")));
-    Some(Scene::set(options, ANSWER, &[1]).expect("a cluster that serves"))
+    Some(Scene::set(options, ANSWER, &[1], &[]).expect("a cluster that serves"))
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn what_admins_were_told_while_coordinators_were_struck_has_one_order_and_nothin
     let mut options = Options::new(PathBuf::from(env!("CARGO_BIN_EXE_shardglm")));
     options.seed = SEED;
     options.more_config += ROOM_FOR_ONE_REPLICA;
-    let mut scene = Scene::set(options, 40, &[1]).expect("a cluster that serves");
+    let mut scene = Scene::set(options, 40, &[1], &[]).expect("a cluster that serves");
     let asked = WritesAsked { seed: SEED, faults: 8, lasts: LASTS, admins: 6 };
     let report = writes(&mut scene, &asked, &mut |line| eprintln!("{line}")).expect("a cluster that can be managed");
     eprintln!("seed {SEED}\n{report}");

@@ -49,9 +49,14 @@ impl Journal {
 
     async fn deliver(&self, keeper: Keeper, batch: Batch) -> Keeper {
         let mut deliveries: Vec<Delivered> = Vec::new();
+        // Of a keeper that does not answer no more is asked: each stream of the batch would wait for it in turn, kept by nobody.
+        let mut silent = false;
         for entry in batch.begins {
             let (id, version) = (entry.id, entry.version);
-            let delivery = match self.ask(keeper, JournalRequest::Begin(Box::new(entry))).await {
+            let begin = JournalRequest::Begin(Box::new(entry));
+            let answer = if silent { None } else { self.ask(keeper, begin).await };
+            silent = answer.is_none();
+            let delivery = match answer {
                 Some(JournalResponse::Kept) => Delivery::Kept,
                 _ => Delivery::Refused,
             };
@@ -59,7 +64,7 @@ impl Journal {
         }
         let named: Vec<(RequestId, u64)> = batch.taken.iter().map(|t| (t.id, t.version)).collect();
         if !named.is_empty() {
-            let answer = self.ask(keeper, JournalRequest::Take(batch.taken)).await;
+            let answer = if silent { None } else { self.ask(keeper, JournalRequest::Take(batch.taken)).await };
             deliveries.extend(named.into_iter().map(|(id, version)| {
                 let delivery = match &answer {
                     Some(JournalResponse::Kept) => Delivery::Kept,
@@ -83,5 +88,65 @@ impl Journal {
             Keeper::Here => Some(self.serve(request)),
             Keeper::Peer(peer) => self.0.peers.get()?.ask(peer, &request, ASK_TIMEOUT).await.ok(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+    use protocol::CoordinatorId;
+    use protocol::journal::Taken;
+
+    use super::super::shelf::tests::entry;
+    use super::super::{PeerSilent, Peers};
+    use super::*;
+
+    const STOPPED: CoordinatorId = CoordinatorId(2);
+
+    /// A coordinator that is connected and does not answer.
+    #[derive(Default)]
+    struct Stopped {
+        asked: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl Peers for Stopped {
+        fn up(&self) -> BTreeSet<CoordinatorId> {
+            BTreeSet::from([STOPPED])
+        }
+
+        async fn ask(
+            &self,
+            peer: CoordinatorId,
+            _: &JournalRequest,
+            _: Duration,
+        ) -> Result<JournalResponse, PeerSilent> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            Err(PeerSilent { peer })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_wait_once_for_a_keeper_that_is_stopped_and_not_each_in_turn() {
+        let (journal, stopped) = (Journal::default(), Arc::new(Stopped::default()));
+        journal.connect(stopped.clone());
+        let later = Instant::now() + Duration::from_secs(600);
+        let recorders: Vec<_> = (1..=3).map(|n| journal.record(entry(n, 5, 0), later).expect("room")).collect();
+        let batch = || {
+            let due = journal.desk().due(&stopped.up(), &BTreeSet::new(), Instant::now());
+            due.into_iter().next().expect("one batch")
+        };
+        let (keeper, mut begins) = batch();
+        assert_eq!((keeper, begins.begins.len()), (Keeper::Peer(STOPPED), 3));
+        let taken = Taken { id: entry(4, 5, 0).id, version: 5, cached: Vec::new(), choices: Vec::new(), ended: false };
+        begins.taken.push(taken);
+        journal.deliver(keeper, begins).await;
+        assert_eq!(stopped.asked.load(Ordering::Relaxed), 1);
+        let (keeper, begins) = batch();
+        assert_eq!((keeper, begins.begins.len()), (Keeper::Here, 3), "all of them have another keeper");
+        drop(recorders);
     }
 }

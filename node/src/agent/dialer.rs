@@ -1,5 +1,6 @@
 //! Which coordinator to dial next, and how long to wait before: each in turn, a leader's address first where a follower
-//! named one. Pure.
+//! named one, and the one that was just lost last: where it was stopped, asking it again costs the whole wait for a
+//! connection. Pure.
 //!
 //! A node never stops trying: its budget is a pace, doubling up to [`PAUSE_MAX`] while nobody grants the lease.
 
@@ -27,6 +28,8 @@ pub(super) enum Miss {
 pub(super) struct Dialer {
     coordinators: Vec<SocketAddr>,
     next: usize,
+    /// Who was dialled last.
+    dialled: Option<SocketAddr>,
     hint: Option<SocketAddr>,
     hints: u32,
     misses: u32,
@@ -35,7 +38,7 @@ pub(super) struct Dialer {
 impl Dialer {
     /// Starts with the first of `coordinators`, which is not empty.
     pub(super) fn new(coordinators: Vec<SocketAddr>) -> Self {
-        Self { coordinators, next: 0, hint: None, hints: 0, misses: 0 }
+        Self { coordinators, next: 0, dialled: None, hint: None, hints: 0, misses: 0 }
     }
 
     /// Dials these from now on, from the first; not empty.
@@ -46,7 +49,9 @@ impl Dialer {
 
     /// Whom to dial now.
     pub(super) fn target(&mut self) -> SocketAddr {
-        self.hint.take().unwrap_or_else(|| self.coordinators[self.next % self.coordinators.len()])
+        let addr = self.hint.take().unwrap_or_else(|| self.coordinators[self.next % self.coordinators.len()]);
+        self.dialled = Some(addr);
+        addr
     }
 
     /// The lease was granted: start from short pauses again.
@@ -65,7 +70,8 @@ impl Dialer {
             return Duration::ZERO;
         }
         self.hints = 0;
-        self.next = (self.next + 1) % self.coordinators.len();
+        let missed = self.coordinators.iter().position(|addr| Some(*addr) == self.dialled).unwrap_or(self.next);
+        self.next = (missed + 1) % self.coordinators.len();
         let pause = PAUSE_MIN.saturating_mul(1 << self.misses.min(16)).min(PAUSE_MAX);
         self.misses += 1;
         pause
@@ -110,6 +116,28 @@ mod tests {
         assert_ne!(dialer.missed(Miss::NotLeader(Some(addr(9)))), Duration::ZERO);
         assert_eq!(dialer.target(), addr(2));
         assert_ne!(dialer.missed(Miss::NotLeader(None)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_leader_that_is_lost_is_asked_again_after_all_others() {
+        let mut dialer = Dialer::new(vec![addr(1), addr(2), addr(3)]);
+        for leader in [2, 3, 1, 3, 2] {
+            let follower = dialer.target();
+            if follower != addr(leader) {
+                dialer.missed(Miss::NotLeader(Some(addr(leader))));
+                assert_eq!(dialer.target(), addr(leader));
+            }
+            dialer.granted();
+            dialer.missed(Miss::Lost);
+            let mut asked = Vec::new();
+            for _ in 0..3 {
+                asked.push(dialer.target().port());
+                dialer.missed(Miss::Lost);
+            }
+            asked[..2].sort_unstable();
+            let others: Vec<u16> = (1..=3).filter(|port| *port != leader).collect();
+            assert_eq!((&asked[..2], asked[2]), (&others[..], leader));
+        }
     }
 
     #[test]

@@ -40,6 +40,9 @@ struct Common {
     /// Nodes
     #[arg(long, global = true, default_value_t = 3)]
     nodes: u16,
+    /// Only requests of this kind, or one of these
+    #[arg(long, global = true)]
+    kind: Vec<String>,
     /// Tokens of each answer
     #[arg(long, global = true, default_value_t = 150)]
     tokens: u32,
@@ -130,7 +133,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
                 bail!("--clocks needs libfaketime (apt-get install faketime)");
             }
             say(&format!("seed {seed}"));
-            let mut scene = Scene::set(options, common.tokens, &[1, 2])?;
+            let mut scene = Scene::set(options, common.tokens, &[1, 2], &common.kind)?;
             let lasts = Duration::from_secs_f64(minutes * 60.0);
             let asked = Storm { seed, lasts, faults_max: *faults, clients: *clients };
             let report = storm(&mut scene, &asked, &mut say)?;
@@ -140,7 +143,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         Verb::Table { rounds, only, out } => {
             let wanted = |words: String| only.is_empty() || only.iter().any(|only| words.contains(only));
             let faults: Vec<_> = rows().into_iter().filter(|fault| wanted(fault.to_string())).collect();
-            let mut scene = Scene::set(options, common.tokens, &[1])?;
+            let mut scene = Scene::set(options, common.tokens, &[1], &common.kind)?;
             let mut keep = |table: &Table| {
                 if let Some(Err(error)) = out.as_ref().map(|out| std::fs::write(out, table.to_string())) {
                     say(&format!("the table cannot be written: {error}"));
@@ -156,7 +159,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
             options.seed = seed;
             options.more_config += ROOM_FOR_ONE_REPLICA;
             say(&format!("seed {seed}"));
-            let mut scene = Scene::set(options, common.tokens, &[1])?;
+            let mut scene = Scene::set(options, common.tokens, &[1], &common.kind)?;
             let lasts = Duration::from_secs_f64(minutes * 60.0);
             let asked = WritesAsked { seed, faults: *faults, lasts, admins: *admins };
             let report = writes(&mut scene, &asked, &mut say)?;
@@ -164,7 +167,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
             Ok(report.broken.is_empty())
         }
         Verb::PowerCut { rounds } => {
-            let mut scene = Scene::set(options, common.tokens, &[1])?;
+            let mut scene = Scene::set(options, common.tokens, &[1], &common.kind)?;
             let cuts = power_cuts(&mut scene, *rounds, &mut say)?;
             print(&format!("{cuts}\n"))?;
             Ok(cuts.streams.broken() == 0)

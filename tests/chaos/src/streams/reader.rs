@@ -10,7 +10,11 @@
 //!        ▼
 //!  GET /v1/requests/{id}/stream?after=N at the next gateway, and so on; until patience ends ─▶ Error or Stuck
 //! ```
+//! Invariant: a gateway that is asked after a silence has twice as long for its first sign as the one before. One that is at
+//! work is as silent as one that is stopped, and the next begins with the work anew: with the same time for each, a picture
+//! that takes longer would never be answered.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -24,12 +28,16 @@ use super::verdict::Ending;
 /// Pause before the next gateway is asked.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Silences in a row after which a gateway's time is doubled no more.
+const SILENCES_MAX: u32 = 4;
+
 /// How long a client waits for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
     /// For a connection.
     pub connect: Duration,
-    /// For the next event, or the first sign of an answer, before another gateway is asked.
+    /// For the next event, or the first sign of an answer, before another gateway is asked; for the first sign twice as long
+    /// after each silence.
     pub idle: Duration,
     /// For any progress, wherever it asks.
     pub progress: Duration,
@@ -61,14 +69,41 @@ pub struct Reading {
     pub picked_up: u32,
     /// When each event with a token came.
     pub events: Vec<Instant>,
+    /// Whom it asked, in order.
+    pub asked: Vec<Attempt>,
+}
+
+/// One gateway that was asked, and what came of it.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// Its number.
+    pub gateway: usize,
+    /// When.
+    pub at: Instant,
+    /// How long until it was left.
+    pub took: Duration,
+    /// Events with tokens that it brought.
+    pub events: usize,
+    /// Why it was left.
+    pub outcome: String,
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { gateway, took, events, outcome, .. } = self;
+        write!(f, "c{}: {events} events in {:.2} s, then {outcome}", gateway + 1, took.as_secs_f64())
+    }
 }
 
 /// How one connection ended.
+#[derive(Debug)]
 enum Lost {
     /// The stream has ended.
     Ended(Ending),
     /// Ask another gateway for the rest.
     Connection,
+    /// The same; nothing was heard of this one.
+    Silence,
     /// That one refused; with its code.
     Refused(String),
 }
@@ -97,10 +132,16 @@ impl Reader {
     /// Reads the answer to one request under `name`, first at the gateway of that number; `progress` hears how many tokens
     /// there are after each event.
     pub async fn read(&self, kind: &Kind, name: &str, first: usize, mut progress: impl FnMut(usize) + Send) -> Reading {
-        let mut reading = Reading { ending: Ending::Stuck, read: Read::default(), picked_up: 0, events: Vec::new() };
+        let mut reading = Reading {
+            ending: Ending::Stuck,
+            read: Read::default(),
+            picked_up: 0,
+            events: Vec::new(),
+            asked: Vec::new(),
+        };
         let (mut at, mut began, mut last_id) = (first, false, String::new());
         let mut refusal: Option<String> = None;
-        let mut since = Instant::now();
+        let (mut since, mut silences) = (Instant::now(), 0_u32);
         while since.elapsed() < self.patience.progress {
             let gateway = self.gateways[at % self.gateways.len()];
             let request = if began {
@@ -108,10 +149,19 @@ impl Reader {
             } else {
                 self.http.post(format!("http://{gateway}{}", kind.path)).header("x-request-id", name).json(&kind.body)
             };
-            let events = reading.events.len();
-            let lost = self.connection(request, &mut reading, &mut began, &mut last_id, &mut progress).await;
+            let (events, asked_at) = (reading.events.len(), Instant::now());
+            let left = self.patience.progress.saturating_sub(since.elapsed());
+            let first = self.patience.idle.saturating_mul(1 << silences.min(SILENCES_MAX)).min(left);
+            let lost = self.connection((request, first), &mut reading, &mut began, &mut last_id, &mut progress).await;
+            reading.asked.push(Attempt {
+                gateway: at % self.gateways.len(),
+                at: asked_at,
+                took: asked_at.elapsed(),
+                events: reading.events.len() - events,
+                outcome: format!("{lost:?}"),
+            });
             if reading.events.len() > events {
-                (since, refusal) = (Instant::now(), None);
+                (since, silences, refusal) = (Instant::now(), 0, None);
             }
             match lost {
                 Lost::Ended(ending) => {
@@ -120,6 +170,7 @@ impl Reader {
                 }
                 Lost::Refused(code) => refusal = Some(code),
                 Lost::Connection => {}
+                Lost::Silence => silences += 1,
             }
             at += 1;
             tokio::time::sleep(PAUSE).await;
@@ -135,16 +186,17 @@ impl Reader {
 
     async fn connection(
         &self,
-        request: reqwest::RequestBuilder,
+        (request, first): (reqwest::RequestBuilder, Duration),
         reading: &mut Reading,
         began: &mut bool,
         last_id: &mut String,
         progress: &mut (impl FnMut(usize) + Send),
     ) -> Lost {
         let going_on = *began;
-        let response = match tokio::time::timeout(self.patience.idle, request.send()).await {
+        let response = match tokio::time::timeout(first, request.send()).await {
             Ok(Ok(response)) => response,
-            Ok(Err(_)) | Err(_) => return Lost::Connection,
+            Ok(Err(_)) => return Lost::Connection,
+            Err(_) => return Lost::Silence,
         };
         if response.status() == 204 {
             return Lost::Ended(Ending::Done);
@@ -161,7 +213,8 @@ impl Reader {
         let (mut body, mut rest) = (response.bytes_stream(), Vec::new());
         loop {
             let piece = match tokio::time::timeout(self.patience.idle, body.next()).await {
-                Err(_) | Ok(Some(Err(_))) => return Lost::Connection,
+                Err(_) => return Lost::Silence,
+                Ok(Some(Err(_))) => return Lost::Connection,
                 Ok(None) => return Lost::Ended(Ending::Silence),
                 Ok(Some(Ok(piece))) => piece,
             };
@@ -204,5 +257,46 @@ fn take(event: &str, read: &mut Read, last_id: &mut String) -> Option<Ending> {
     match read.take(&chunk) {
         Ok(()) => None,
         Err(what) => unreadable(&what.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A gateway that begins with each request anew and answers it after `work`.
+    async fn at_work(work: Duration) -> SocketAddr {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let addr = listener.local_addr().expect("bound");
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let _ = stream.read(&mut [0; 4096]).await;
+                    tokio::time::sleep(work).await;
+                    let chunk = json!({ "choices": [{ "index": 0, "delta": { "content": "a" }, "token_ids": [7] }] });
+                    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+                    let answer = format!("{head}id: 1\ndata: {chunk}\n\nid: done\ndata: [DONE]\n\n");
+                    // Whoever asked may be gone.
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                });
+            }
+        });
+        addr
+    }
+
+    #[tokio::test]
+    async fn work_that_takes_longer_than_a_gateway_is_given_at_first_is_answered_all_the_same() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let [connect, idle, progress] = [10_000, 50, 60_000].map(Duration::from_millis);
+        let gateways = vec![at_work(idle * 5).await, at_work(idle * 5).await];
+        let reader = Reader::new(gateways, Patience { connect, idle, progress }).expect("a client");
+        let kind = Kind { name: "any".to_owned(), path: "/", body: json!({}) };
+        let reading = reader.read(&kind, "name", 0, |_| {}).await;
+        assert_eq!((reading.ending, reading.read.tokens()), (Ending::Done, 1), "{} asked", reading.asked.len());
+        assert!(reading.asked.len() > 1, "the first one had no time for it");
     }
 }

@@ -22,6 +22,12 @@ pub enum SceneError {
     /// A fault that could not be done or healed.
     #[error(transparent)]
     Fault(#[from] FaultError),
+    /// Nothing to ask for.
+    #[error("no kind of request is called one of {only:?}")]
+    NoKind {
+        /// What is.
+        only: Vec<String>,
+    },
     /// A request that is not even answered in peace.
     #[error("without any fault, the request `{kind}` ended with {ending:?}")]
     Undisturbed {
@@ -44,16 +50,24 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Sets it up; answers have about `tokens` tokens, and of each kind there is one request a seed.
+    /// Sets it up; answers have about `tokens` tokens, and of each kind there is one request a seed. Where `only` names kinds
+    /// there are no others.
     ///
     /// # Errors
     /// [`SceneError`].
-    pub fn set(options: Options, tokens: u32, seeds: &[u64]) -> Result<Self, SceneError> {
+    pub fn set(options: Options, tokens: u32, seeds: &[u64], only: &[String]) -> Result<Self, SceneError> {
+        let wanted = |kind: &Kind| only.is_empty() || only.contains(&kind.name);
+        if !kinds(tokens, 0).iter().any(wanted) {
+            return Err(SceneError::NoKind { only: only.to_vec() });
+        }
         let cluster = Cluster::start(options)?;
         let gateways = cluster.api().coordinators().iter().map(|c| c.public).collect();
         let reader = Reader::new(gateways, Patience::default())?;
         let all = seeds.iter().flat_map(|seed| {
-            kinds(tokens, *seed).into_iter().map(move |kind| Kind { name: format!("{} {seed}", kind.name), ..kind })
+            kinds(tokens, *seed)
+                .into_iter()
+                .filter(wanted)
+                .map(move |kind| Kind { name: format!("{} {seed}", kind.name), ..kind })
         });
         let mut expected = Vec::new();
         for (i, kind) in all.enumerate() {

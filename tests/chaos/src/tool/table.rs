@@ -24,6 +24,9 @@ const LASTS_MAX: Duration = Duration::from_secs(20);
 /// How long links between coordinators are left to themselves after a fault: one that died in it may be taken for alive for
 /// as long as its idle time-out, and a stream that is kept over it meanwhile would suffer two faults.
 const SETTLES: Duration = Duration::from_secs(6);
+/// Of a longer time without a token it is told whom the client asked in it: the longest that one silence and the work of going
+/// on account for.
+const SLOW: Duration = Duration::from_secs(6);
 /// How long the streams may take to begin.
 const BEGINS_WITHIN: Duration = Duration::from_secs(30);
 
@@ -186,6 +189,12 @@ fn measure(
         serving.as_secs_f64(),
         row.streams
     ));
+    if gap > Some(SLOW)
+        && let Some(slow) = readings.iter().max_by_key(|r| r.longest_gap(since))
+        && let Some(first) = slow.asked.first()
+    {
+        slow.asked.iter().for_each(|a| say(&format!("  after {:.2} s {a}", (a.at - first.at).as_secs_f64())));
+    }
     if let Err(late) = serves.and(whole) {
         table.broken.push(format!("round {round}, {fault}: {late}"));
         return Err(late.into());
