@@ -132,6 +132,8 @@ pub struct GatewayLimits {
     pub queue_bytes_max: u64,
     /// Most memory that the pictures of all requests hold, bytes; more are refused with 429.
     pub picture_bytes_max: u64,
+    /// Longest that a request waits while no replica stands and one is being formed, ms; 0: it is refused at once with 503.
+    pub replica_wait_ms: u32,
     /// Longest that one generation may take from admission to its last token, ms.
     pub request_timeout_ms: u32,
 }
@@ -144,6 +146,7 @@ impl Default for GatewayLimits {
             queue_tokens_max: 1 << 18,
             queue_bytes_max: 256 << 20,
             picture_bytes_max: 1 << 30,
+            replica_wait_ms: 10_000,
             request_timeout_ms: 600_000,
         }
     }

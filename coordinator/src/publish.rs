@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::raft::{AppliedState, Consensus};
 use crate::runtime;
 use crate::state::{Deployment, Phase, Replica};
-use crate::view::{ClusterView, Control, ReadyReplica, ServedDeployment, UnreadyReplica};
+use crate::view::{ClusterView, Coming, Control, ReadyReplica, ServedDeployment, UnreadyReplica};
 
 /// How often it is looked which other coordinators are connected.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -61,9 +61,10 @@ pub(crate) async fn follow(consensus: Consensus, view: watch::Sender<Arc<Cluster
 fn view_of(applied: &AppliedState, leader: Option<CoordinatorId>, control: Control) -> ClusterView {
     let state = &applied.state;
     let serve = |d: &Deployment| {
-        let running = state.replicas.iter().filter(|(_, r)| r.runs(&d.spec));
-        let replicas = running.filter_map(|(id, r)| ready(*id, r)).collect();
-        Arc::new(ServedDeployment { spec: d.spec.clone(), replicas })
+        let running = || state.replicas.iter().filter(|(_, r)| r.runs(&d.spec));
+        let replicas = running().filter_map(|(id, r)| ready(*id, r)).collect();
+        let coming = coming(d, running().map(|(_, r)| &r.phase));
+        Arc::new(ServedDeployment { spec: d.spec.clone(), replicas, coming })
     };
     let deployments: Vec<_> = state.deployments.values().map(serve).collect();
     // A group that is not wanted any more is Ready until the leader has said that it drains.
@@ -78,6 +79,25 @@ fn view_of(applied: &AppliedState, leader: Option<CoordinatorId>, control: Contr
     let draining = draining.map(|(id, r)| (*id, r.epoch)).collect();
     let unready = state.replicas.iter().filter_map(|(id, r)| unready(*id, r)).collect();
     ClusterView { applied_index: applied.index, leader, deployments, draining, unready, control }
+}
+
+/// `phases`: of the replicas that run what is wanted. Where one has no place, none is expected but those that form.
+fn coming<'a>(deployment: &Deployment, phases: impl Iterator<Item = &'a Phase>) -> Coming {
+    let wanted = usize::from(deployment.spec.replicas);
+    let (mut settled, mut forming) = (0, None);
+    for phase in phases {
+        match phase {
+            Phase::Forming { plan } => forming = Some(Coming::Forming { context_tokens: plan.context_tokens }),
+            Phase::Ready { .. } | Phase::Failed { .. } => settled += 1,
+            Phase::Waiting { .. } | Phase::Draining { .. } => {}
+        }
+    }
+    match forming {
+        _ if wanted == 0 => Coming::No,
+        Some(forming) => forming,
+        None if settled >= wanted || deployment.blocked.is_some() => Coming::No,
+        None => Coming::Soon,
+    }
 }
 
 fn unready(id: ReplicaId, replica: &Replica) -> Option<UnreadyReplica> {
@@ -132,6 +152,46 @@ mod tests {
         assert_eq!(apply(put(Some(Generation(2)), 1)), 1);
         let drain = ReplicaCommand::Drain { replica, epoch, reason: "test".into() };
         assert_eq!(apply(Command::Replica(drain)), 0);
+    }
+
+    #[test]
+    fn a_replica_is_expected_as_long_as_one_is_wanted_and_has_a_place() {
+        let mut state = ClusterState::default();
+        let (replica, epoch, generation) = (ReplicaId(0), Epoch(1), Generation(1));
+        let mut coming = |command| {
+            state.apply(command).expect("legal");
+            view(&state).deployments.first().map(|d| d.coming)
+        };
+        let register = NodeCommand::Register { node: node(1), incarnation: 1, inventory: inventory(1) };
+        assert_eq!(coming(Command::Node(register)), None);
+        let put = |expected, replicas| {
+            Command::Deployment(DeploymentCommand::Put { expected, spec: Box::new(spec(1, replicas)) })
+        };
+        let block = |generation, reason: Option<&str>| {
+            let (name, reason) = ("nano".to_owned(), reason.map(str::to_owned));
+            Command::Deployment(DeploymentCommand::Block { name, generation, reason })
+        };
+        assert_eq!(coming(put(None, 1)), Some(Coming::Soon));
+        let create = ReplicaCommand::Create { deployment: "nano".into(), generation };
+        assert_eq!(coming(Command::Replica(create)), Some(Coming::Soon));
+        assert_eq!(coming(block(generation, Some("it does not fit"))), Some(Coming::No));
+        assert_eq!(coming(block(generation, None)), Some(Coming::Soon));
+        let plan = plan(&[node(1)]);
+        let forming = Coming::Forming { context_tokens: plan.context_tokens };
+        assert_eq!(coming(Command::Replica(ReplicaCommand::Form { replica, epoch, plan })), Some(forming));
+        let ready = ReplicaCommand::CommitReady { replica, epoch, addrs: vec![addr(0, node(1))] };
+        assert_eq!(coming(Command::Replica(ready)), Some(Coming::No), "there is one, and no other is wanted");
+        let reason = || "test".to_owned();
+        assert_eq!(
+            coming(Command::Replica(ReplicaCommand::Lose { replica, epoch, reason: reason() })),
+            Some(Coming::Soon)
+        );
+        assert_eq!(coming(put(Some(generation), 0)), Some(Coming::No), "scaled to none");
+        assert_eq!(coming(put(Some(Generation(2)), 1)), Some(Coming::Soon));
+        let form = ReplicaCommand::Form { replica, epoch: Epoch(2), plan: crate::state::fixtures::plan(&[node(1)]) };
+        assert_eq!(coming(Command::Replica(form)), Some(forming));
+        let fail = ReplicaCommand::Fail { replica, epoch: Epoch(2), reason: reason() };
+        assert_eq!(coming(Command::Replica(fail)), Some(Coming::No));
     }
 
     #[test]

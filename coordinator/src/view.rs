@@ -80,6 +80,23 @@ pub struct ServedDeployment {
     pub spec: DeploymentSpec,
     /// Its replicas that are committed Ready.
     pub replicas: Vec<ReadyReplica>,
+    /// Whether others are to come.
+    pub coming: Coming,
+}
+
+/// Whether a deployment will have a replica, beside those that it has, without anybody doing anything for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Coming {
+    /// None: no more are wanted, there is no place for one, or trying again would not help.
+    #[default]
+    No,
+    /// A group for it is to be planned.
+    Soon,
+    /// A group is being formed.
+    Forming {
+        /// Longest context that it will take, tokens.
+        context_tokens: u32,
+    },
 }
 
 impl ServedDeployment {

@@ -91,6 +91,7 @@ fn settled(config: &Config, id: CoordinatorId) -> Result<CoordinatorConfig, Fail
             queue_tokens_max: config.gateway.queue_tokens_max,
             queue_bytes_max: config.gateway.queue_bytes_max,
             picture_bytes_max: config.gateway.picture_bytes_max,
+            replica_wait_ms: config.gateway.replica_wait_ms,
             request_timeout_ms: config.gateway.request_timeout_ms,
         },
         picture_hosts: config.gateway.picture_hosts.clone(),

@@ -106,6 +106,13 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key("gateway.picture_hosts", Kind::Names(64), NoNames, "", "http(s) pictures come from these alone; none: never"),
     key(
+        "gateway.replica_wait_ms",
+        int(0, 3_600_000),
+        Int(10_000),
+        "ms",
+        "that a request waits while no replica stands and one is formed; 0: a 503 at once",
+    ),
+    key(
         "gateway.request_timeout_ms",
         int(1_000, 86_400_000),
         Int(600_000),

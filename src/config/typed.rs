@@ -88,6 +88,8 @@ pub(crate) struct GatewayConfig {
     pub(crate) picture_bytes_max: u64,
     /// Hosts that pictures are fetched from.
     pub(crate) picture_hosts: Vec<String>,
+    /// Longest wait for a replica to be formed, ms.
+    pub(crate) replica_wait_ms: u32,
     /// Longest life of a request, ms.
     pub(crate) request_timeout_ms: u32,
     /// What SIGTERM leaves to running requests, ms.

@@ -10,7 +10,7 @@ fn members(cluster: &Daemons) -> (Vec<u64>, Option<u64>) {
     let listed = json(&cluster.shardglm(&["member", "list", "-o", "json"], true));
     let items = listed["items"].as_array().expect("a list");
     let id = |m: &Value| m["id"].as_u64().expect("an id");
-    let votes = items.iter().filter(|m| m["votes"] == Value::from(true)).map(id).collect();
+    let votes = items.iter().filter(|m| m["votes"] == true).map(id).collect();
     (votes, items.iter().find(|m| m["role"] == "leader").map(id))
 }
 

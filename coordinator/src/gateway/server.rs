@@ -181,7 +181,11 @@ pub(super) fn assemble(
 ) -> Result<Arc<App>, GatewayError> {
     let bundles = Arc::new(Bundles::default());
     tasks.spawn(bundles.clone().follow(view.clone(), draining.clone()));
-    let bounds = Bounds { tokens: config.limits.queue_tokens_max, bytes: config.limits.queue_bytes_max };
+    let bounds = Bounds {
+        tokens: config.limits.queue_tokens_max,
+        bytes: config.limits.queue_bytes_max,
+        replica_wait: Duration::from_millis(u64::from(config.limits.replica_wait_ms)),
+    };
     let gate = Gate::new(bounds, view.clone());
     tasks.spawn(gate.clone().follow(draining.clone()));
     let attention = Attention::new();

@@ -23,7 +23,7 @@ use crate::config::GatewayLimits;
 use crate::journal::Journal;
 use crate::metrics::Picture;
 use crate::runtime;
-use crate::view::{ClusterView, ServedDeployment};
+use crate::view::{ClusterView, Coming, ServedDeployment};
 
 /// One gateway.
 pub(super) struct App {
@@ -150,8 +150,20 @@ impl App {
             BundleState::Loading => return Err(ApiError::ModelLoading { model }),
             BundleState::Failed(reason, _) => return Err(ApiError::ModelBroken { model, reason: reason.to_string() }),
         };
-        let Some(context_tokens) = deployment.context_tokens() else { return Err(ApiError::NoReplica { model }) };
+        let context_tokens = deployment.context_tokens().or_else(|| self.context_to_come(&deployment));
+        let Some(context_tokens) = context_tokens else { return Err(ApiError::NoReplica { model }) };
         Ok(Target { model, deployment, bundle, context_tokens })
+    }
+
+    /// Longest context of the replica that a request waits for, where none stands; `None` where it does not wait: none is to
+    /// come, or nothing is known of it yet.
+    fn context_to_come(&self, deployment: &ServedDeployment) -> Option<u32> {
+        match deployment.coming {
+            _ if self.limits.replica_wait_ms == 0 => None,
+            Coming::No => None,
+            Coming::Soon => self.gate.context_before(&deployment.spec.name),
+            Coming::Forming { context_tokens } => Some(context_tokens),
+        }
     }
 
     fn deployment(&self, model: &str) -> Option<Arc<ServedDeployment>> {

@@ -42,7 +42,8 @@ impl Wait {
         self.deadline.saturating_duration_since(runtime::now())
     }
 
-    /// Waits for a replica. A gateway that ends begins with nothing that has not begun.
+    /// Waits for a replica: for room as long as there is time, for one to be formed no longer than the gateway's own bound. A
+    /// gateway that ends begins with nothing that has not begun.
     ///
     /// # Errors
     /// [`ApiError::QueueTimeout`], [`ApiError::NoReplica`], [`ApiError::ShuttingDown`].
@@ -53,21 +54,31 @@ impl Wait {
         &self,
         app: &App,
         id: RequestId,
-        waiting: Waiting,
+        mut waiting: Waiting,
         model: &str,
     ) -> Result<Place, ApiError> {
-        tokio::select! {
-            biased;
-            () = self.draining.cancelled() => Err(ApiError::ShuttingDown),
-            placed = tokio::time::timeout_at(self.deadline.into(), waiting.place()) => match placed {
-                Ok(Some(place)) => Ok(place),
-                Ok(None) => Err(ApiError::NoReplica { model: model.to_owned() }),
-                Err(_) => {
+        let mut view = self.view.clone();
+        let none = || ApiError::NoReplica { model: model.to_owned() };
+        let replica = loop {
+            view.mark_unchanged();
+            let patience = waiting.patience();
+            let until = patience.map_or(self.deadline, |patience| patience.min(self.deadline));
+            tokio::select! {
+                biased;
+                () = self.draining.cancelled() => return Err(ApiError::ShuttingDown),
+                replica = waiting.replica() => break replica.ok_or_else(none)?,
+                () = tokio::time::sleep_until(until.into()) => {
+                    if patience.is_some() {
+                        tracing::debug!(request_id = %id, "no replica was formed in time");
+                        return Err(none());
+                    }
                     tracing::debug!(request_id = %id, "no replica had room in time");
-                    Err(ApiError::QueueTimeout { timeout: self.timeout, retry: app.gate.one_is_over_in() })
+                    return Err(ApiError::QueueTimeout { timeout: self.timeout, retry: app.gate.one_is_over_in() });
                 }
-            },
-        }
+                () = changed(&mut view) => {}
+            }
+        };
+        Ok(waiting.at(replica))
     }
 
     /// Forgets which views there were, so that [`Self::for_change`] waits for one that comes after this.

@@ -7,7 +7,8 @@ use futures_util::stream::FuturesUnordered;
 use protocol::RequestId;
 use protocol::journal::{JournalEntry, JournalRequest, JournalResponse};
 
-use super::Journal;
+use super::{Journal, age};
+use crate::runtime;
 
 /// Longest that all coordinators are waited for: one that died a moment ago looks alive until its connection times out.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -29,12 +30,12 @@ impl Journal {
     /// # Cancel safety
     /// The stream may have ended elsewhere; its entry is still kept.
     pub(crate) async fn claim(&self, id: RequestId, principal: &str) -> Option<Claimed> {
-        let mut best = self.give_up(id, principal, Instant::now());
+        let mut best = self.give_up(id, principal, runtime::now());
         let Some(peers) = self.0.peers.get() else { return best.map(Claimed::new) };
         let request = JournalRequest::Claim { id, principal: principal.to_owned() };
         let mut asked: FuturesUnordered<_> =
             peers.up().into_iter().map(|peer| peers.ask(peer, &request, ASK_TIMEOUT)).collect();
-        let grace = |found: bool| Instant::now() + if found { FOUND_GRACE } else { ASK_TIMEOUT };
+        let grace = |found: bool| runtime::now() + if found { FOUND_GRACE } else { ASK_TIMEOUT };
         let mut until = grace(best.is_some());
         while let Ok(Some(answer)) = tokio::time::timeout_at(until.into(), asked.next()).await {
             if let Ok(JournalResponse::Found(Some(found))) = answer
@@ -63,13 +64,12 @@ impl Journal {
 
 impl Claimed {
     fn new(entry: JournalEntry) -> Self {
-        let deadline = Instant::now() + Duration::from_millis(u64::from(entry.left_ms));
+        let deadline = runtime::now() + Duration::from_millis(u64::from(entry.left_ms));
         Self { entry, deadline }
     }
 }
 
 fn newer(known: Option<JournalEntry>, found: JournalEntry) -> Option<JournalEntry> {
-    let age = |e: &JournalEntry| (e.version, e.taken.iter().map(Vec::len).sum::<usize>());
     match known {
         Some(known) if age(&known) >= age(&found) => Some(known),
         _ => Some(found),

@@ -1,12 +1,16 @@
 //! Streams that are told here, and how far their keepers know of them. Pure: time is an argument.
 //!
 //! ```text
-//!  open ──▶ no keeper ──due──▶ begun at a keeper ──ended or gone, and its keeper knows all──▶ removed
-//!               ▲                     │ │ ▲
-//!               └─ full, silent, gone ┘ └─┘ news; and now and then none, so that it is not forgotten
+//!  open ──▶ Opening: one keeper is asked ──acknowledged──▶ Kept ──ended or gone, and its keeper knows all──▶ removed
+//!             ▲  │ ▲                                        │ │ ▲
+//!             │  └─┘ none acknowledges: one more each       │ └─┘ news; and now and then none, so that it is not forgotten
+//!             │      HEDGE_AFTER; full, silent: the next    │
+//!             └──────────── full, silent, gone ─────────────┘
 //! ```
-//! Invariants: one keeper at a time; of one stream a keeper is told in order; bounded in bytes.
+//! Invariants: who acknowledges an opening first is the one keeper, and what others say of it later is of no matter; of one
+//! stream a keeper is told in order; bounded in bytes.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
@@ -23,6 +27,10 @@ const STREAM_BYTES_MAX: usize = 32 << 20;
 const BEGINS_MAX: usize = 8;
 /// A keeper hears of a stream at least so often; a fraction of how long it waits.
 const RENEW_INTERVAL: Duration = Duration::from_secs(15);
+/// How long an opening waits for one keeper before another one is asked too. A keeper that lives answers in milliseconds, one
+/// that was just killed looks connected for seconds: until another one has the request, the stream ends with this gateway. Long
+/// enough that a keeper which is merely busy is seldom asked for nothing.
+pub(super) const HEDGE_AFTER: Duration = Duration::from_millis(150);
 /// How long a keeper that was full or silent is left alone.
 const AVOID: Duration = Duration::from_secs(2);
 /// How long a stream that is told no more waits for a keeper.
@@ -50,8 +58,10 @@ pub(super) enum Delivery {
     Kept,
     /// The keeper does not know of the stream any more.
     Unknown,
-    /// It has no room, or did not answer.
+    /// It has no room.
     Refused,
+    /// It did not answer, or was not asked because it did not answer just before.
+    Silent,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +70,8 @@ pub(super) struct Desk {
     bytes: u64,
     /// Of which a keeper should hear.
     news: BTreeSet<RequestId>,
+    /// Those that are [`Keeping::Opening`].
+    opening: BTreeSet<RequestId>,
     /// Keepers that are left alone, and until when.
     avoided: BTreeMap<Keeper, Instant>,
 }
@@ -69,18 +81,32 @@ struct Told {
     entry: JournalEntry,
     bytes: u64,
     deadline: Instant,
-    keeper: Option<Keeper>,
-    /// By choice, how many ids the keeper has been told; `None` until it was told of the stream.
-    sent: Option<Vec<usize>>,
+    keeping: Keeping,
     renewed: Instant,
     ended: bool,
     gone: Option<Instant>,
     taken_over: CancellationToken,
 }
 
+/// Whether somebody keeps a stream. `sent`: by choice, how many ids that keeper has been told.
+#[derive(Debug)]
+enum Keeping {
+    /// Nobody has acknowledged it.
+    Opening {
+        /// When it became due, or the last keeper was asked.
+        since: Instant,
+        /// Who has not answered yet.
+        asked: Vec<(Keeper, Vec<usize>)>,
+    },
+    Kept {
+        keeper: Keeper,
+        sent: Vec<usize>,
+    },
+}
+
 impl Desk {
     /// `None` where there is no room. Of two streams of one id the later one is kept.
-    pub(super) fn open(&mut self, entry: JournalEntry, deadline: Instant) -> Option<CancellationToken> {
+    pub(super) fn open(&mut self, entry: JournalEntry, deadline: Instant, now: Instant) -> Option<CancellationToken> {
         let (id, bytes) = (entry.id, entry.bytes());
         if entry.body.len() > JOURNAL_BODY_BYTES_MAX
             || bytes > STREAM_BYTES_MAX
@@ -95,16 +121,15 @@ impl Desk {
             entry,
             bytes: bytes as u64,
             deadline,
-            keeper: None,
-            sent: None,
-            renewed: Instant::now(),
+            keeping: Keeping::opening(now),
+            renewed: now,
             ended: false,
             gone: None,
             taken_over: taken_over.clone(),
         };
         self.bytes += told.bytes;
         self.told.insert(id, told);
-        self.news.insert(id);
+        self.opening.insert(id);
         Some(taken_over)
     }
 
@@ -147,9 +172,9 @@ impl Desk {
         }
     }
 
-    pub(super) fn gone(&mut self, id: RequestId, version: u64) {
+    pub(super) fn gone(&mut self, id: RequestId, version: u64, now: Instant) {
         if let Some(told) = self.of(id, version) {
-            told.gone = Some(Instant::now());
+            told.gone = Some(now);
             self.news.insert(id);
         }
     }
@@ -162,74 +187,152 @@ impl Desk {
         Some(told.snapshot(now))
     }
 
-    /// What each keeper that is not busy should hear now. It counts as told until [`Self::delivered`] says otherwise.
+    /// What each keeper that is not busy should hear now; `busy` since when. It counts as told until [`Self::delivered`] says
+    /// otherwise.
     pub(super) fn due(
         &mut self,
         up: &BTreeSet<CoordinatorId>,
-        busy: &BTreeSet<Keeper>,
+        busy: &BTreeMap<Keeper, Instant>,
         now: Instant,
     ) -> BTreeMap<Keeper, Batch> {
         self.avoided.retain(|_, until| now < *until);
-        let mut batches: BTreeMap<Keeper, Batch> = BTreeMap::new();
+        let mut batches = BTreeMap::new();
+        self.tell_news(up, busy, now, &mut batches);
+        self.tell_openings(up, busy, now, &mut batches);
+        batches
+    }
+
+    fn tell_news(
+        &mut self,
+        up: &BTreeSet<CoordinatorId>,
+        busy: &BTreeMap<Keeper, Instant>,
+        now: Instant,
+        batches: &mut BTreeMap<Keeper, Batch>,
+    ) {
         let mut later = BTreeSet::new();
         for id in std::mem::take(&mut self.news) {
             let Some(told) = self.told.get_mut(&id) else { continue };
-            let best = || choose(id, up, &self.avoided);
-            let keep = match told.keeper {
-                Some(Keeper::Peer(peer)) => up.contains(&peer),
-                Some(Keeper::Here) => best().is_none_or(|k| k == Keeper::Here),
-                None => false,
+            let stays = match &told.keeping {
+                Keeping::Opening { .. } => true,
+                Keeping::Kept { keeper: Keeper::Peer(peer), .. } => up.contains(peer),
+                Keeping::Kept { keeper: Keeper::Here, .. } => {
+                    up.iter().all(|peer| self.avoided.contains_key(&Keeper::Peer(*peer)))
+                }
             };
-            if !keep {
-                (told.keeper, told.sent) = (best(), None);
+            if !stays {
+                told.keeping = Keeping::opening(now);
+                self.opening.insert(id);
             }
-            let Some(keeper) = told.keeper else {
+            let Keeping::Kept { keeper, sent } = &mut told.keeping else {
                 later.insert(id);
                 continue;
             };
-            let batch = batches.entry(keeper).or_default();
-            let full = batch.begins.len() == BEGINS_MAX || batch.taken.len() == JOURNAL_BATCH_MAX;
-            if busy.contains(&keeper) || full {
+            if busy.contains_key(keeper) {
+                later.insert(id);
+                continue;
+            }
+            let batch: &mut Batch = batches.entry(*keeper).or_default();
+            if batch.taken.len() == JOURNAL_BATCH_MAX {
                 later.insert(id);
                 continue;
             }
             told.renewed = now;
-            if let Some(sent) = &mut told.sent {
-                batch.taken.push(since(&told.entry, sent, told.ended));
-            } else {
-                let entry = told.snapshot(now);
-                told.sent = Some(entry.taken.iter().map(Vec::len).collect());
-                batch.begins.push(entry);
-                if told.ended || told.gone.is_some() {
-                    later.insert(id);
-                }
-            }
+            batch.taken.push(since(&told.entry, sent, told.ended));
         }
         self.news = later;
-        batches.retain(|_, batch| !batch.begins.is_empty() || !batch.taken.is_empty());
-        batches
     }
 
-    /// What became of it.
-    pub(super) fn delivered(&mut self, keeper: Keeper, deliveries: &[(RequestId, u64, Delivery)], now: Instant) {
-        for (id, version, delivery) in deliveries {
-            if *delivery == Delivery::Refused {
-                self.avoided.insert(keeper, now + AVOID);
+    fn tell_openings(
+        &mut self,
+        up: &BTreeSet<CoordinatorId>,
+        busy: &BTreeMap<Keeper, Instant>,
+        now: Instant,
+        batches: &mut BTreeMap<Keeper, Batch>,
+    ) {
+        let slow = |keeper: &Keeper| busy.get(keeper).is_some_and(|since| is_overdue(*since, now));
+        for id in &self.opening {
+            let Some(told) = self.told.get_mut(id) else { continue };
+            let Keeping::Opening { since, asked } = &told.keeping else { continue };
+            let ranked = ranked(*id, up, &self.avoided, slow);
+            let may = |keeper: &&Keeper| !busy.contains_key(keeper) && !asked.iter().any(|(other, _)| other == *keeper);
+            let next = match (is_overdue(*since, now), asked.is_empty()) {
+                (true, _) => ranked.iter().find(may),
+                (false, true) => ranked.first().filter(may),
+                (false, false) => None,
+            };
+            let Some(keeper) = next.copied() else { continue };
+            let batch = batches.entry(keeper).or_default();
+            if batch.begins.len() == BEGINS_MAX {
+                continue;
             }
-            // By now it may have another keeper, which knows more.
-            let Some(told) = self.of(*id, *version).filter(|t| t.keeper == Some(keeper)) else { continue };
-            match delivery {
-                Delivery::Kept => {
-                    let over = told.ended || told.gone.is_some();
-                    if over && !self.news.contains(id) {
-                        self.remove(*id);
-                    }
-                    continue;
+            let entry = told.snapshot(now);
+            let sent = entry.taken.iter().map(Vec::len).collect();
+            batch.begins.push(entry);
+            told.renewed = now;
+            if let Keeping::Opening { since, asked } = &mut told.keeping {
+                *since = now;
+                asked.push((keeper, sent));
+            }
+        }
+    }
+
+    /// When an opening that is on its way should be told to another keeper too.
+    pub(super) fn hedge_at(&self, now: Instant) -> Option<Instant> {
+        let since = |id| match &self.told.get(id)?.keeping {
+            Keeping::Opening { since, .. } => Some(*since + HEDGE_AFTER),
+            Keeping::Kept { .. } => None,
+        };
+        self.opening.iter().filter_map(since).filter(|at| *at > now).min()
+    }
+
+    /// What became of one stream's part of a batch. A keeper that is silent keeps nothing any more: all that it has is told anew
+    /// to others.
+    pub(super) fn delivered(
+        &mut self,
+        keeper: Keeper,
+        (id, version): (RequestId, u64),
+        delivery: Delivery,
+        now: Instant,
+    ) {
+        if matches!(delivery, Delivery::Refused | Delivery::Silent) {
+            self.avoided.insert(keeper, now + AVOID);
+        }
+        if delivery == Delivery::Silent {
+            self.leave(keeper, now);
+        }
+        let Some(told) = self.of(id, version) else { return };
+        match &mut told.keeping {
+            Keeping::Opening { asked, .. } => {
+                // What it was told before that is of no matter now.
+                let Some(at) = asked.iter().position(|(other, _)| *other == keeper) else { return };
+                let (_, sent) = asked.swap_remove(at);
+                if delivery != Delivery::Kept {
+                    return;
                 }
-                Delivery::Unknown => told.sent = None,
-                Delivery::Refused => (told.keeper, told.sent) = (None, None),
+                told.keeping = Keeping::Kept { keeper, sent };
             }
-            self.news.insert(*id);
+            // By now it has another keeper, which knows more.
+            Keeping::Kept { keeper: other, .. } if *other != keeper => return,
+            Keeping::Kept { .. } if delivery == Delivery::Kept => {}
+            Keeping::Kept { .. } => {
+                told.keeping = Keeping::opening(now);
+                self.opening.insert(id);
+                return;
+            }
+        }
+        let over = told.ended || told.gone.is_some();
+        self.opening.remove(&id);
+        if over && !self.news.contains(&id) {
+            self.remove(id);
+        }
+    }
+
+    fn leave(&mut self, silent: Keeper, now: Instant) {
+        for (id, told) in &mut self.told {
+            if matches!(&told.keeping, Keeping::Kept { keeper, .. } if *keeper == silent) {
+                told.keeping = Keeping::opening(now);
+                self.opening.insert(*id);
+            }
         }
     }
 
@@ -240,10 +343,10 @@ impl Desk {
         let over: Vec<RequestId> = self.told.iter().filter(|(_, t)| over(t)).map(|(id, _)| *id).collect();
         over.into_iter().for_each(|id| drop(self.remove(id)));
         for (id, told) in &self.told {
-            let well = match told.keeper {
-                Some(Keeper::Peer(peer)) => up.contains(&peer),
-                Some(Keeper::Here) => up.is_empty(),
-                None => false,
+            let well = match &told.keeping {
+                Keeping::Kept { keeper: Keeper::Peer(peer), .. } => up.contains(peer),
+                Keeping::Kept { keeper: Keeper::Here, .. } => up.is_empty(),
+                Keeping::Opening { .. } => true,
             };
             if !well || now.saturating_duration_since(told.renewed) >= RENEW_INTERVAL {
                 self.news.insert(*id);
@@ -267,9 +370,17 @@ impl Desk {
 
     fn remove(&mut self, id: RequestId) -> Option<Told> {
         self.news.remove(&id);
+        self.opening.remove(&id);
         let told = self.told.remove(&id)?;
         self.bytes -= told.bytes;
         Some(told)
+    }
+}
+
+impl Keeping {
+    /// From the start.
+    fn opening(now: Instant) -> Self {
+        Self::Opening { since: now, asked: Vec::new() }
     }
 }
 
@@ -293,16 +404,32 @@ fn since(entry: &JournalEntry, sent: &mut [usize], ended: bool) -> Taken {
     Taken { id: entry.id, version: entry.version, cached: entry.cached.clone(), choices, ended }
 }
 
-/// The peer that a stream's id and its own weigh most for, so that streams are spread evenly; this one where there is none.
-fn choose(id: RequestId, up: &BTreeSet<CoordinatorId>, avoided: &BTreeMap<Keeper, Instant>) -> Option<Keeper> {
-    let weight = |peer: &CoordinatorId| {
+/// Whom a stream may be told to, best first: of the peers the one that its id and theirs weigh most for, so that streams are
+/// spread evenly, but those that are `slow` after all others; this coordinator where there is no peer.
+fn ranked(
+    id: RequestId,
+    up: &BTreeSet<CoordinatorId>,
+    avoided: &BTreeMap<Keeper, Instant>,
+    slow: impl Fn(&Keeper) -> bool,
+) -> Vec<Keeper> {
+    let weight = |keeper: &Keeper| {
         let mut hasher = DefaultHasher::new();
-        (id, peer.0).hash(&mut hasher);
-        hasher.finish()
+        if let Keeper::Peer(peer) = keeper {
+            (id, peer.0).hash(&mut hasher);
+        }
+        (slow(keeper), Reverse(hasher.finish()))
     };
-    let free = up.iter().filter(|peer| !avoided.contains_key(&Keeper::Peer(**peer)));
-    let peer = free.max_by_key(|peer| weight(peer)).map(|peer| Keeper::Peer(*peer));
-    peer.or_else(|| (!avoided.contains_key(&Keeper::Here)).then_some(Keeper::Here))
+    let free = |keeper: &Keeper| !avoided.contains_key(keeper);
+    let mut ranked: Vec<Keeper> = up.iter().map(|peer| Keeper::Peer(*peer)).filter(free).collect();
+    ranked.sort_by_cached_key(weight);
+    if ranked.is_empty() && free(&Keeper::Here) {
+        ranked.push(Keeper::Here);
+    }
+    ranked
+}
+
+fn is_overdue(since: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(since) >= HEDGE_AFTER
 }
 
 #[cfg(test)]
@@ -318,7 +445,7 @@ mod tests {
 
     /// The one batch that is due, and for whom.
     fn one(desk: &mut Desk, up: &BTreeSet<CoordinatorId>, now: Instant) -> (Keeper, Batch) {
-        let mut due = desk.due(up, &BTreeSet::new(), now);
+        let mut due = desk.due(up, &BTreeMap::new(), now);
         assert_eq!(due.len(), 1, "{due:?}");
         due.pop_first().expect("one")
     }
@@ -327,60 +454,131 @@ mod tests {
     fn a_keeper_hears_each_id_once_and_the_stream_is_forgotten_when_it_has_heard_the_end() {
         let (mut desk, now, up) = (Desk::default(), Instant::now(), BTreeSet::from(PEERS));
         let id = entry(1, 5, 0).id;
-        desk.open(entry(1, 5, 0), later(now)).expect("room");
+        desk.open(entry(1, 5, 0), later(now), now).expect("room");
         let (keeper, batch) = one(&mut desk, &up, now);
         assert_eq!((batch.begins.len(), batch.taken.len()), (1, 0));
         assert!(matches!(keeper, Keeper::Peer(_)));
         desk.took(id, 5, 1, 0, [7, 8].into_iter());
-        let busy = BTreeSet::from([keeper]);
+        let busy = BTreeMap::from([(keeper, now)]);
         assert!(desk.due(&up, &busy, now).is_empty(), "one batch at a time");
-        desk.delivered(keeper, &[(id, 5, Delivery::Kept)], now);
+        desk.delivered(keeper, (id, 5), Delivery::Kept, now);
         desk.took(id, 5, 1, 1, [8, 9].into_iter());
         let (again, batch) = one(&mut desk, &up, now);
         assert_eq!(again, keeper);
         assert_eq!(batch.taken[0].choices, [TakenIds { choice: 1, from: 0, ids: vec![7, 8, 9] }]);
         desk.ended(id, 5);
-        desk.delivered(keeper, &[(id, 5, Delivery::Kept)], now);
+        desk.delivered(keeper, (id, 5), Delivery::Kept, now);
         assert!(!desk.is_empty(), "it has not heard of the end");
         let (_, batch) = one(&mut desk, &up, now);
         assert!(batch.taken[0].ended && batch.taken[0].choices.is_empty());
-        desk.delivered(keeper, &[(id, 5, Delivery::Kept)], now);
-        assert!(desk.is_empty() && desk.held() == (0, 0) && desk.due(&up, &BTreeSet::new(), now).is_empty());
+        desk.delivered(keeper, (id, 5), Delivery::Kept, now);
+        assert!(desk.is_empty() && desk.held() == (0, 0) && desk.due(&up, &BTreeMap::new(), now).is_empty());
     }
 
     #[test]
     fn a_keeper_that_refuses_forgets_or_goes_is_told_anew_or_replaced() {
         let (mut desk, now, up) = (Desk::default(), Instant::now(), BTreeSet::from(PEERS));
         let id = entry(1, 5, 0).id;
-        desk.open(entry(1, 5, 0), later(now)).expect("room");
+        desk.open(entry(1, 5, 0), later(now), now).expect("room");
         let (first, _) = one(&mut desk, &up, now);
-        desk.delivered(first, &[(id, 5, Delivery::Kept)], now);
+        desk.delivered(first, (id, 5), Delivery::Kept, now);
         desk.took(id, 5, 0, 0, [1].into_iter());
         one(&mut desk, &up, now);
-        desk.delivered(first, &[(id, 5, Delivery::Unknown)], now);
+        desk.delivered(first, (id, 5), Delivery::Unknown, now);
         let (again, batch) = one(&mut desk, &up, now);
         assert_eq!((again, batch.begins[0].taken[0].as_slice()), (first, &[1][..]), "all of it anew");
-        desk.delivered(first, &[(id, 5, Delivery::Refused)], now);
+        desk.delivered(first, (id, 5), Delivery::Refused, now);
         let (second, batch) = one(&mut desk, &up, now);
         assert!(second != first && batch.begins.len() == 1);
-        desk.delivered(first, &[(id, 5, Delivery::Refused)], now);
-        assert!(desk.due(&up, &BTreeSet::new(), now).is_empty(), "what the first one says now is of no matter");
-        desk.delivered(second, &[(id, 5, Delivery::Kept)], now);
+        desk.delivered(first, (id, 5), Delivery::Refused, now);
+        assert!(desk.due(&up, &BTreeMap::new(), now).is_empty(), "what the first one says now is of no matter");
+        desk.delivered(second, (id, 5), Delivery::Kept, now);
         desk.look(&BTreeSet::new(), now);
         let (third, batch) = one(&mut desk, &BTreeSet::new(), now);
         assert_eq!((third, batch.begins.len()), (Keeper::Here, 1), "without others, here");
-        desk.delivered(third, &[(id, 5, Delivery::Kept)], now);
+        desk.delivered(third, (id, 5), Delivery::Kept, now);
         let up_again = now + AVOID;
         desk.look(&up, up_again);
         assert!(matches!(one(&mut desk, &up, up_again).0, Keeper::Peer(_)), "with others again, there");
     }
 
     #[test]
+    fn an_opening_that_nobody_acknowledges_is_told_to_another_one_and_the_first_to_answer_keeps_it() {
+        let (mut desk, start, up) = (Desk::default(), Instant::now(), BTreeSet::from(PEERS));
+        let (id, at) = (entry(1, 5, 0).id, |ms| start + Duration::from_millis(ms));
+        desk.open(entry(1, 5, 0), later(start), start).expect("room");
+        let (first, _) = one(&mut desk, &up, start);
+        let mut busy = BTreeMap::from([(first, start)]);
+        desk.took(id, 5, 0, 0, [1].into_iter());
+        assert!(desk.due(&up, &busy, at(149)).is_empty());
+        assert_eq!(desk.hedge_at(at(149)), Some(at(150)));
+        let (second, batch) = desk.due(&up, &busy, at(150)).pop_first().expect("due");
+        assert!(second != first && batch.taken.is_empty());
+        assert_eq!(batch.begins[0].taken[0], [1], "as it is now");
+        busy.insert(second, at(150));
+        assert!(desk.due(&up, &busy, at(400)).is_empty(), "there is nobody else");
+        busy.remove(&second);
+        desk.delivered(second, (id, 5), Delivery::Kept, at(400));
+        assert_eq!(desk.hedge_at(at(400)), None);
+        for (from, late) in [(1, Delivery::Kept), (2, Delivery::Silent)] {
+            desk.delivered(first, (id, 5), late, at(500));
+            busy.clear();
+            desk.took(id, 5, 0, from, [2].into_iter());
+            let (keeper, _) = one(&mut desk, &up, at(500));
+            assert_eq!(keeper, second, "of the two who know of it one hears the rest");
+            desk.delivered(second, (id, 5), Delivery::Kept, at(500));
+        }
+        desk.ended(id, 5);
+        one(&mut desk, &up, at(600));
+        desk.delivered(second, (id, 5), Delivery::Kept, at(600));
+        assert!(desk.is_empty() && desk.due(&up, &BTreeMap::new(), at(700)).is_empty());
+    }
+
+    #[test]
+    fn a_keeper_that_hangs_holds_up_no_opening_and_loses_what_it_had() {
+        let (mut desk, start, up) = (Desk::default(), Instant::now(), BTreeSet::from(PEERS));
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut kept = Vec::new();
+        for n in 0..8 {
+            desk.open(entry(n, 5, 0), later(start), start).expect("room");
+        }
+        for (keeper, batch) in desk.due(&up, &BTreeMap::new(), start) {
+            for begun in batch.begins {
+                desk.delivered(keeper, (begun.id, 5), Delivery::Kept, start);
+                kept.push((keeper, begun.id));
+            }
+        }
+        let hangs = kept[0].0;
+        let of_it: Vec<RequestId> = kept.iter().filter(|(keeper, _)| *keeper == hangs).map(|(_, id)| *id).collect();
+        assert!(of_it.len() > 1 && of_it.len() < kept.len(), "{kept:?}");
+        let busy = BTreeMap::from([(hangs, start)]);
+        let begun_elsewhere = |desk: &mut Desk, ms| {
+            let due = desk.due(&up, &busy, at(ms));
+            assert!(!due.contains_key(&hangs));
+            due.into_values().map(|batch| batch.begins.len()).sum::<usize>()
+        };
+        let openings = 8..24;
+        openings.clone().for_each(|n| drop(desk.open(entry(n, 5, 0), later(start), start).expect("room")));
+        let at_once = begun_elsewhere(&mut desk, 1);
+        assert!((1..16).contains(&at_once), "{at_once}");
+        assert_eq!(begun_elsewhere(&mut desk, 151), BEGINS_MAX.min(16 - at_once), "those that waited for it");
+        desk.open(entry(30, 5, 0), later(start), at(160)).expect("room");
+        let ids: Vec<_> = desk.opening.iter().copied().collect();
+        for id in ids {
+            let keeper = PEERS.map(Keeper::Peer).into_iter().find(|k| *k != hangs).expect("two");
+            desk.delivered(keeper, (id, 5), Delivery::Kept, at(160));
+        }
+        assert!(begun_elsewhere(&mut desk, 161) >= 1, "a new one does not even try it");
+        desk.delivered(hangs, (of_it[0], 5), Delivery::Silent, at(1000));
+        assert!(of_it.iter().all(|id| desk.opening.contains(id)), "all that it had, not that batch alone");
+    }
+
+    #[test]
     fn what_is_given_up_ends_and_is_no_elses() {
         let (mut desk, now) = (Desk::default(), Instant::now());
         let id = entry(1, 5, 0).id;
-        let taken_over = desk.open(entry(1, 5, 0), later(now)).expect("room");
-        assert!(desk.open(entry(1, 4, 0), later(now)).is_none(), "an older one of the same id");
+        let taken_over = desk.open(entry(1, 5, 0), later(now), now).expect("room");
+        assert!(desk.open(entry(1, 4, 0), later(now), now).is_none(), "an older one of the same id");
         assert_eq!(desk.give_up(id, "somebody else", now), None);
         assert!(!taken_over.is_cancelled());
         assert_eq!(desk.give_up(id, "me", now).expect("mine").version, 5);
@@ -390,15 +588,16 @@ mod tests {
     #[test]
     fn streams_are_bounded_in_bytes_and_gone_ones_in_time() {
         let (mut desk, now) = (Desk::default(), Instant::now());
-        assert!(desk.open(entry(1, 1, JOURNAL_BODY_BYTES_MAX + 1), later(now)).is_none());
-        let opened = (0..20).filter(|n| desk.open(entry(*n, 1, JOURNAL_BODY_BYTES_MAX), later(now)).is_some()).count();
+        assert!(desk.open(entry(1, 1, JOURNAL_BODY_BYTES_MAX + 1), later(now), now).is_none());
+        let opened =
+            (0..20).filter(|n| desk.open(entry(*n, 1, JOURNAL_BODY_BYTES_MAX), later(now), now).is_some()).count();
         assert_eq!(opened, 15);
         let id = entry(3, 1, 0).id;
         let room = BTreeSet::from(PEERS);
         desk.took(id, 1, 0, 0, 0..u32::try_from(STREAM_BYTES_MAX).expect("fits"));
         assert!(desk.held().1 <= BYTES_MAX, "ids without room are left out");
-        desk.gone(id, 1);
-        desk.look(&room, Instant::now() + GONE_MAX + Duration::from_secs(1));
+        desk.gone(id, 1, now);
+        desk.look(&room, now + GONE_MAX + Duration::from_secs(1));
         assert_eq!(desk.held().0, 14);
     }
 }

@@ -2,7 +2,8 @@
 //! at one other coordinator.
 //!
 //! ```text
-//!  desk: streams that are told here ──courier, in batches──▶ shelf of one other coordinator
+//!  desk: streams that are told here ──courier, in batches──▶ shelf of one other coordinator; while it does not acknowledge a
+//!        stream's opening, of another one too
 //!  claim: whoever goes on with a stream asks every desk and every shelf, its own too; the newest entry counts
 //! ```
 //! Not here: how a stream is told, or goes on (`gateway`). Invariants: no stream waits for its journal; both what is kept for
@@ -26,6 +27,8 @@ use desk::Desk;
 pub use peers::{PeerSilent, Peers};
 pub(crate) use recorder::Recorder;
 use shelf::{Shelf, Shelved};
+
+use crate::runtime;
 
 /// One coordinator's journal. Clones share it.
 #[derive(Clone, Default)]
@@ -65,7 +68,7 @@ impl Journal {
 
     /// Answers another coordinator.
     pub fn serve(&self, request: JournalRequest) -> JournalResponse {
-        let now = Instant::now();
+        let now = runtime::now();
         match request {
             JournalRequest::Begin(entry) => match self.shelf().begin(*entry, now) {
                 Shelved::Kept => JournalResponse::Kept,
@@ -86,7 +89,7 @@ impl Journal {
     /// Has a stream that is told from now on kept; `None` where it is too large, or too much is held already.
     pub(crate) fn record(&self, entry: JournalEntry, deadline: Instant) -> Option<Recorder> {
         let (id, version) = (entry.id, entry.version);
-        let taken_over = self.desk().open(entry, deadline)?;
+        let taken_over = self.desk().open(entry, deadline, runtime::now())?;
         self.0.news.notify_one();
         Some(Recorder::new(self.clone(), id, version, taken_over))
     }
@@ -95,7 +98,7 @@ impl Journal {
     #[must_use]
     pub fn stats(&self) -> JournalStats {
         let (streams, own) = self.desk().held();
-        let (entries, kept) = self.shelf().held(Instant::now());
+        let (entries, kept) = self.shelf().held(runtime::now());
         JournalStats { streams, entries, bytes: own + kept }
     }
 
@@ -106,6 +109,11 @@ impl Journal {
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
         self.0.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Of two entries of an id the one of the greater age counts: of one version, the one that has more of the answer.
+fn age(entry: &JournalEntry) -> (u64, usize) {
+    (entry.version, entry.taken.iter().map(Vec::len).sum())
 }
 
 impl std::fmt::Debug for Journal {

@@ -4,6 +4,7 @@ use protocol::RequestId;
 use tokio_util::sync::CancellationToken;
 
 use super::Journal;
+use crate::runtime;
 
 /// One stream that is kept. Dropped, it is told here no more; its entry stays for whoever goes on with it.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ impl Recorder {
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        self.journal.desk().gone(self.id, self.version);
+        self.journal.desk().gone(self.id, self.version, runtime::now());
         self.journal.0.news.notify_one();
     }
 }

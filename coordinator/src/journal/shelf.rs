@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use protocol::RequestId;
 use protocol::journal::{JournalEntry, Taken};
 
+use super::age;
+
 /// Most entries.
 const ENTRIES_MAX: usize = 4096;
 /// Most memory, bytes.
@@ -44,10 +46,14 @@ struct Kept {
 }
 
 impl Shelf {
+    /// An entry that comes late changes nothing: what was said since then, over other streams of a connection, is known already.
     pub(super) fn begin(&mut self, entry: JournalEntry, now: Instant) -> Shelved {
         self.sweep(now);
         let id = entry.id;
-        if self.kept.get(&id).is_some_and(|kept| kept.entry.version > entry.version) {
+        if let Some(kept) = self.kept.get_mut(&id).filter(|kept| age(&kept.entry) >= age(&entry)) {
+            if kept.entry.version == entry.version {
+                kept.forget_at = kept.forget_at.max(now + SILENT_MAX);
+            }
             return Shelved::Kept;
         }
         let bytes = entry.bytes() as u64;
@@ -179,6 +185,21 @@ pub(super) mod tests {
         assert!(!shelf.take(&taken(1, 6, 0, &[1], false), now), "the new one's is");
         shelf.begin(entry(1, 6, 20), now);
         assert_eq!(shelf.held(now), (1, entry(1, 6, 20).bytes() as u64));
+    }
+
+    #[test]
+    fn an_opening_that_comes_late_takes_nothing_back() {
+        let (mut shelf, start) = (Shelf::default(), Instant::now());
+        let at = |s: u64| start + Duration::from_secs(s);
+        let again = JournalEntry { taken: vec![vec![], vec![7, 8]], ..entry(1, 5, 0) };
+        shelf.begin(again, start);
+        assert!(shelf.take(&taken(1, 5, 2, &[9], true), start));
+        let held = shelf.held(start);
+        assert_eq!(shelf.begin(entry(1, 5, 0), at(1)), Shelved::Kept);
+        assert_eq!(shelf.find(id(1), "me", at(1)).unwrap().taken[1], [7, 8, 9]);
+        assert_eq!(shelf.held(at(1)), held);
+        assert!(shelf.find(id(1), "me", at(60)).is_some(), "somebody may still tell it");
+        assert_eq!(shelf.held(at(63)), (0, 0));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use coordinator::GatewayLimits;
 use coordinator::gateway::dispatch::DispatchError;
+use coordinator::view::Coming;
 use http_body_util::Full;
 use hyper::Request;
 use hyper::body::Bytes;
@@ -13,7 +14,7 @@ use tokio::task::JoinHandle;
 use crate::chat::hi_with;
 use crate::client::{Open, Told, h2c, soon};
 use crate::files::ids;
-use crate::harness::{Harness, KV_TOKENS, post};
+use crate::harness::{CONTEXT, Harness, KV_TOKENS, post};
 use crate::scripted::{Step, length, started, tokens};
 
 /// What the tiny replica takes at once: four sequences and a quarter.
@@ -233,6 +234,129 @@ async fn a_replica_that_comes_takes_who_waits() {
     h.until_waiting(1).await;
     h.serve(2);
     assert_eq!(soon(h.seen.requests.recv()).await.unwrap().0.0, 2);
+    waits.abort();
+}
+
+/// That a request would wait for longer than any test.
+fn patient() -> GatewayLimits {
+    GatewayLimits { replica_wait_ms: 3_600_000, ..GatewayLimits::default() }
+}
+
+#[tokio::test]
+async fn while_a_replica_is_formed_a_request_waits_for_it() {
+    for coming in [Coming::Soon, Coming::Forming { context_tokens: CONTEXT }] {
+        let mut h = Harness::with(vec![Ok(vec![started(0), length()])], 1, patient()).await;
+        h.unserved(coming);
+        let waits = h.ask(&hi_with(json!({})), &[]);
+        let streams = h.ask(&streamed(json!({})), &[]);
+        h.until_waiting(2).await;
+        let stats = h.gateway.stats();
+        assert_eq!((stats.in_flight, stats.waiting_tokens), (0, 2 * (4 + 252)));
+        assert_eq!(h.get("/health/ready").await.status, 503, "what waits makes nobody ready");
+        // Views that say nothing new of it.
+        h.unserved(Coming::Soon);
+        h.unserved(Coming::Forming { context_tokens: CONTEXT });
+        assert!(h.seen.requests.try_recv().is_err());
+        h.serve(1);
+        for told in [waits, streams] {
+            assert_eq!(soon(told).await.unwrap().status, 200);
+        }
+        assert_eq!(h.gateway.stats().failures, [].into());
+    }
+}
+
+#[tokio::test]
+async fn a_request_waits_no_longer_than_its_own_deadline_or_the_gateways_bound() {
+    let impatient = GatewayLimits { replica_wait_ms: 30, ..patient() };
+    for (limits, headers) in [(impatient, &[][..]), (patient(), &[("x-request-timeout-ms", "30")][..])] {
+        let h = Harness::with(vec![], 1, limits).await;
+        h.unserved(Coming::Soon);
+        let told = soon(h.ask(&hi_with(json!({})), headers)).await.unwrap();
+        assert_eq!((told.status.as_u16(), told.error()["code"].as_str()), (503, Some("no_replica_ready")));
+        assert_eq!(told.headers["retry-after"], "2");
+        let stats = h.gateway.stats();
+        assert_eq!((stats.waiting, stats.waiting_tokens, stats.waiting_bytes), (0, 0, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_waits_for_no_replica() {
+    let mut h = Harness::with(vec![Ok(vec![length()])], 1, patient()).await;
+    h.unserved(Coming::Soon);
+    for body in [streamed(json!({})), hi_with(json!({}))] {
+        let waits = h.ask(&body, &[]);
+        h.until_waiting(1).await;
+        waits.abort();
+        h.until_waiting(0).await;
+    }
+    let stats = h.gateway.stats();
+    assert_eq!((stats.waiting_tokens, stats.waiting_bytes), (0, 0));
+    h.serve(1);
+    assert_eq!(h.chat(&hi_with(json!({}))).await.status, 200);
+    assert!(h.seen.requests.try_recv().is_ok() && h.seen.requests.try_recv().is_err(), "only one was dispatched");
+}
+
+#[tokio::test]
+async fn the_queues_bounds_hold_while_a_replica_is_formed() {
+    for limits in
+        [GatewayLimits { queue_tokens_max: 300, ..patient() }, GatewayLimits { queue_bytes_max: 4000, ..patient() }]
+    {
+        let h = Harness::with(vec![], 1, limits).await;
+        h.unserved(Coming::Soon);
+        let waits = h.ask(&hi_with(json!({})), &[]);
+        h.until_waiting(1).await;
+        let told = h.chat(&hi_with(json!({"stop": "s".repeat(1000)}))).await;
+        assert_eq!((told.status.as_u16(), told.error()["code"].as_str()), (429, Some("queue_full")));
+        waits.abort();
+        h.until_waiting(0).await;
+    }
+}
+
+#[tokio::test]
+async fn what_no_replica_is_to_come_for_is_refused_at_once() {
+    let refused = |told: Told| (told.status.as_u16(), told.error()["code"].as_str().unwrap().to_owned());
+    let expected = (503, "no_replica_ready".to_owned());
+    // Scaled to none, or without a place.
+    let h = Harness::with(vec![], 1, patient()).await;
+    h.unserved(Coming::No);
+    assert_eq!(refused(h.chat(&hi_with(json!({}))).await), expected);
+    // It turns out that there is no place for it.
+    h.unserved(Coming::Soon);
+    let waits = h.ask(&hi_with(json!({})), &[]);
+    h.until_waiting(1).await;
+    h.unserved(Coming::No);
+    assert_eq!(refused(soon(waits).await.unwrap()), expected);
+    // The first group is still to be planned: nobody knows what it will take.
+    let h = Harness::unready(vec![], patient()).await;
+    h.unserved(Coming::Soon);
+    let told = soon(async {
+        loop {
+            let told = refused(h.chat(&hi_with(json!({}))).await);
+            if told.1 != "model_loading" {
+                return told;
+            }
+        }
+    });
+    assert_eq!(told.await, expected);
+    // The gateway was told not to wait.
+    let h = Harness::with(vec![], 1, GatewayLimits { replica_wait_ms: 0, ..patient() }).await;
+    h.unserved(Coming::Forming { context_tokens: CONTEXT });
+    assert_eq!(refused(h.chat(&hi_with(json!({}))).await), expected);
+}
+
+#[tokio::test]
+async fn who_waits_when_the_last_replica_goes_waits_for_the_next_one() {
+    let (mut h, _open) = full(patient()).await;
+    let waits = h.ask(&streamed(json!({})), &[]);
+    h.until_waiting(1).await;
+    h.unserved(Coming::Soon);
+    assert_eq!(h.get("/health/ready").await.status, 503);
+    h.until_waiting(1).await;
+    h.serve(2);
+    // Those that had begun go on with what they have.
+    let fresh = async { while !soon(h.seen.requests.recv()).await.unwrap().1.choices[0].resume.is_empty() {} };
+    fresh.await;
+    h.until_waiting(0).await;
     waits.abort();
 }
 

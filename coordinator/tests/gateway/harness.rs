@@ -7,7 +7,7 @@ use coordinator::GatewayLimits;
 use coordinator::gateway::dispatch::DispatchError;
 use coordinator::gateway::{Gateway, GatewayConfig};
 use coordinator::journal::Journal;
-use coordinator::view::{ClusterView, Group, ReadyReplica, ServedDeployment};
+use coordinator::view::{ClusterView, Coming, Group, ReadyReplica, ServedDeployment};
 use http_body_util::Full;
 use hyper::Request;
 use hyper::body::Bytes;
@@ -105,6 +105,11 @@ impl Harness {
         self.publish(self.deployment(replicas), vec![]);
     }
 
+    /// Publishes that no replica stands, and whether one is to come.
+    pub(crate) fn unserved(&self, coming: Coming) {
+        self.publish(ServedDeployment { coming, ..self.deployment(0) }, vec![]);
+    }
+
     /// The model's deployment with so many ready replicas.
     pub(crate) fn deployment(&self, replicas: u64) -> ServedDeployment {
         if self.sees { seeing(replicas) } else { deployment(self.dir.path().to_str().unwrap(), replicas) }
@@ -188,7 +193,7 @@ pub(crate) fn deployment(dir: &str, replicas: u64) -> ServedDeployment {
         kv_tokens: KV_TOKENS,
         leader: RankAddr::new(Rank(0), NodeId::new("node-1").unwrap(), addr, addr),
     };
-    ServedDeployment { spec, replicas: (1..=replicas).map(ready).collect() }
+    ServedDeployment { spec, replicas: (1..=replicas).map(ready).collect(), coming: Coming::No }
 }
 
 /// Longest context of the project's own model's replicas, tokens.

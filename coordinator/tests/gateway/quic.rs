@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use coordinator::GatewayLimits;
 use coordinator::gateway::{Gateway, GatewayConfig};
-use coordinator::view::{ClusterView, ReadyReplica, ServedDeployment};
+use coordinator::view::{ClusterView, Coming, ReadyReplica, ServedDeployment};
 use protocol::frame::{Ping, Refusal, RefusalCode};
 use protocol::generate::{Choice, EndChoice, FinishReason, GenerateEvent, GenerateRequest, TokenOutput};
 use protocol::picture::Picture;
@@ -90,7 +90,7 @@ impl Cluster {
         let replica = ReadyReplica { replica: ReplicaId(1), epoch, context_tokens: 256, kv_tokens: 4096, leader };
         let served = if self.sees { seeing(0) } else { deployment(self.dir.path().to_str().unwrap(), 0) };
         let spec = served.spec;
-        let deployment = Arc::new(ServedDeployment { spec, replicas: vec![replica] });
+        let deployment = Arc::new(ServedDeployment { spec, replicas: vec![replica], coming: Coming::No });
         self.view.send_replace(Arc::new(ClusterView {
             applied_index: 1,
             deployments: vec![deployment],

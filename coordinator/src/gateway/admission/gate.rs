@@ -95,6 +95,13 @@ impl Gate {
         Ok(waiting)
     }
 
+    /// Longest context that the last replicas of a deployment took, tokens, while none stands.
+    pub(in crate::gateway) fn context_before(&self, deployment: &str) -> Option<u32> {
+        let mut shared = self.lock();
+        self.know_latest(&mut shared);
+        shared.policy.context_before(deployment)
+    }
+
     /// When a place among all requests may be free.
     pub(in crate::gateway) fn one_is_over_in(&self) -> Duration {
         self.lock().policy.one_is_over_in()
@@ -160,12 +167,25 @@ impl Waiting {
     /// Waits for a replica; `None` where none can take it.
     ///
     /// # Cancel safety
-    /// Dropping the future gives the place in the queue back.
-    pub(in crate::gateway) async fn place(self) -> Option<Place> {
-        match self.granted.await {
-            Ok(Grant::Placed(replica)) => Some(Place { held: self.held, replica }),
+    /// Nothing is lost.
+    pub(in crate::gateway) async fn replica(&mut self) -> Option<ReadyReplica> {
+        match (&mut self.granted).await {
+            Ok(Grant::Placed(replica)) => Some(replica),
             Ok(Grant::NoReplica) | Err(_) => None,
         }
+    }
+
+    /// The place at the replica that was waited for.
+    pub(in crate::gateway) fn at(self, replica: ReadyReplica) -> Place {
+        Place { held: self.held, replica }
+    }
+
+    /// By the latest view, until when it waits for a replica to be formed; `None` while there is one.
+    pub(in crate::gateway) fn patience(&self) -> Option<Instant> {
+        let gate = &self.held.gate;
+        let mut shared = gate.lock();
+        gate.decide(&mut shared, runtime::now());
+        shared.policy.patience(self.held.ticket)
     }
 }
 

@@ -14,7 +14,7 @@ use super::lengths::Lengths;
 use super::pace::Pace;
 use super::policy::Ticket;
 use super::service::Service;
-use crate::view::{Group, ReadyReplica, ServedDeployment};
+use crate::view::{Coming, Group, ReadyReplica, ServedDeployment};
 
 /// What a prompt takes up of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -79,6 +79,12 @@ impl Site {
         share(self.in_flight.tokens, self.room.tokens) + share(self.in_flight.seqs, self.room.seqs)
     }
 
+    /// Nothing is in flight, and nobody's time is measured.
+    fn idle(&mut self) {
+        self.in_flight = Cost::default();
+        self.service.idle();
+    }
+
     fn free(&self) -> Cost {
         Cost {
             tokens: self.room.tokens.saturating_sub(self.in_flight.tokens),
@@ -91,6 +97,14 @@ impl Site {
 #[derive(Debug)]
 pub(super) struct Lane {
     sites: Vec<Site>,
+    /// The last ones, idle, while there are none: by them a newcomer's wait is estimated.
+    lost: Vec<Site>,
+    /// Digest of the model version that they serve.
+    digest: String,
+    /// Whether others are to come.
+    coming: bool,
+    /// Since when there are none.
+    unserved_since: Option<Instant>,
     /// In the order in which they are taken: tickets ascend with arrival.
     waiting: BTreeSet<(Priority, Ticket)>,
     /// Sums of what waits, by priority.
@@ -103,6 +117,10 @@ impl Lane {
     pub(super) fn new() -> Self {
         Self {
             sites: Vec::new(),
+            lost: Vec::new(),
+            digest: String::new(),
+            coming: false,
+            unserved_since: None,
             waiting: BTreeSet::new(),
             ahead: [Cost::default(); 3],
             lengths: Lengths::new(),
@@ -113,13 +131,52 @@ impl Lane {
     /// Takes over the replicas that are ready now, with nothing in flight: see [`Self::resume`]. A replica's speed stays
     /// known, also when its group was formed anew.
     pub(super) fn view(&mut self, deployment: Option<&ServedDeployment>) {
-        let old = std::mem::take(&mut self.sites);
+        let mut old = std::mem::take(&mut self.sites);
+        if old.is_empty() {
+            old = std::mem::take(&mut self.lost);
+        }
+        self.lost.clear();
+        self.coming = deployment.is_some_and(|d| d.coming != Coming::No);
         let Some(deployment) = deployment else { return };
+        if self.digest != deployment.spec.model.digest {
+            self.digest.clone_from(&deployment.spec.model.digest);
+            old.clear();
+        }
+        if deployment.replicas.is_empty() {
+            self.lost = old;
+            self.lost.iter_mut().for_each(Site::idle);
+            return;
+        }
         for replica in &deployment.replicas {
             let known = old.iter().find(|s| s.replica.replica == replica.replica);
             let service = known.map_or_else(Service::new, |s| s.service.clone());
             self.sites.push(Site::new(replica.clone(), deployment.spec.max_seqs, service));
         }
+    }
+
+    /// Notes since when nobody serves.
+    pub(super) fn look(&mut self, now: Instant) {
+        self.unserved_since = self.sites.is_empty().then(|| self.unserved_since.unwrap_or(now));
+    }
+
+    /// Since when there has been no replica, as of the last [`Self::look`].
+    pub(super) fn unserved_since(&self) -> Option<Instant> {
+        self.unserved_since
+    }
+
+    /// Whether no replica stands and one is to come.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.sites.is_empty() && self.coming
+    }
+
+    /// Longest context of the last replicas, tokens, while none stands.
+    pub(super) fn context_before(&self) -> Option<u32> {
+        self.lost.iter().map(|s| s.replica.context_tokens).max()
+    }
+
+    /// By what newcomers are judged.
+    fn measured(&self) -> &[Site] {
+        if self.sites.is_empty() { &self.lost } else { &self.sites }
     }
 
     /// After [`Self::view`], for each prompt that was in flight before; in the old group of a replica that was formed anew,
@@ -134,13 +191,13 @@ impl Lane {
     pub(super) fn side_by_side(&self, more: u64) -> f64 {
         let seqs = self.in_flight().seqs + more;
         #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
-        let each = seqs as f64 / self.sites.len().max(1) as f64;
+        let each = seqs as f64 / self.measured().len().max(1) as f64;
         each.max(1.0)
     }
 
     /// How many may, at most.
     pub(super) fn side_by_side_max(&self) -> f64 {
-        let most = self.sites.iter().map(|s| s.room.seqs).max().unwrap_or(1);
+        let most = self.measured().iter().map(|s| s.room.seqs).max().unwrap_or(1);
         #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
         let most = most as f64;
         most
@@ -228,7 +285,7 @@ impl Lane {
 
     /// Tokens a second of all replicas; `None` while nothing is known of any.
     pub(super) fn rate(&self) -> Option<f64> {
-        let known = self.sites.iter().filter_map(|s| s.service.rate());
+        let known = self.measured().iter().filter_map(|s| s.service.rate());
         known.reduce(|a, b| a + b)
     }
 
@@ -244,7 +301,7 @@ impl Lane {
 
     /// KV tokens that must be given back before a newcomer has room, by tokens and by sequences.
     pub(super) fn due_before(&self, priority: Priority, cost: Cost) -> u64 {
-        let free: Cost = self.sites.iter().map(Site::free).sum();
+        let free: Cost = self.measured().iter().map(Site::free).sum();
         let (mut before, running) = (self.ahead(priority), self.in_flight());
         before.add(cost);
         let seqs = before.seqs.saturating_sub(free.seqs);

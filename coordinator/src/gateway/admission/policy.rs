@@ -3,7 +3,8 @@
 //! Pure: `(state, event, now)` to decisions; no clock, socket, task or randomness. A prompt *costs* its own tokens and, for each
 //! of its choices, as many as answers have had of late, at most what was asked for. It *waits* while no replica has room for
 //! it; of those that wait, the most urgent goes first, then whoever came first, and nobody overtakes it (or a large prompt
-//! would starve). How long a newcomer would wait is what must be given back before it has room, over the rate at which
+//! would starve). While no replica stands and one is to come, all wait, and newcomers are judged as if the last ones stood, idle.
+//! How long a newcomer would wait is what must be given back before it has room, over the rate at which
 //! replicas serve; how long its answer would then take, running ones show. While neither is known nobody is refused for the
 //! time.
 
@@ -28,6 +29,8 @@ pub(in crate::gateway) struct Bounds {
     pub(in crate::gateway) tokens: u64,
     /// Memory that waiting requests hold, bytes.
     pub(in crate::gateway) bytes: u64,
+    /// Longest that a prompt waits while no replica stands and one is to come.
+    pub(in crate::gateway) replica_wait: Duration,
 }
 
 /// One prompt that wants to be answered.
@@ -84,7 +87,7 @@ pub(in crate::gateway) enum No {
 pub(super) enum Grant {
     /// It goes here.
     Placed(ReadyReplica),
-    /// No replica that is ready has the context for it, or none is ready.
+    /// No replica that is ready has the context for it, or none is ready or to come.
     NoReplica,
 }
 
@@ -234,6 +237,8 @@ impl Policy {
     pub(super) fn grants(&mut self, now: Instant) -> Vec<(Ticket, Grant, Duration)> {
         let mut grants = Vec::new();
         for lane in self.lanes.values_mut() {
+            lane.look(now);
+            let awaited = lane.is_awaited() && !self.bounds.replica_wait.is_zero();
             while let Some(ticket) = lane.next() {
                 let entry = self.tickets.get_mut(&ticket).expect("whoever waits has an entry");
                 let Phase::Waiting { priority, since } = entry.phase else {
@@ -241,7 +246,7 @@ impl Policy {
                 };
                 let context = entry.demand.context_tokens();
                 let site = lane.free_site(entry.cost, context);
-                if site.is_none() && lane.has_context(context) {
+                if site.is_none() && (awaited || lane.has_context(context)) {
                     break;
                 }
                 lane.dequeue(priority, ticket, entry.cost);
@@ -263,6 +268,19 @@ impl Policy {
             }
         }
         grants
+    }
+
+    /// Until when a prompt waits that waits because no replica stands; `None` while one does.
+    pub(super) fn patience(&self, ticket: Ticket) -> Option<Instant> {
+        let entry = self.tickets.get(&ticket)?;
+        let Phase::Waiting { since, .. } = entry.phase else { return None };
+        let unserved = self.lanes.get(&entry.lane)?.unserved_since()?;
+        Some(unserved.max(since) + self.bounds.replica_wait)
+    }
+
+    /// Longest context that the last replicas of a deployment took, while none stands.
+    pub(super) fn context_before(&self, deployment: &str) -> Option<u32> {
+        self.lanes.get(deployment)?.context_before()
     }
 
     /// A prompt is over, or its client is gone.

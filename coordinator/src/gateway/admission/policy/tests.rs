@@ -6,6 +6,7 @@ use protocol::{Epoch, NodeId, Rank, ReplicaId};
 
 use super::*;
 use crate::state::fixtures::spec;
+use crate::view::Coming;
 
 const CONTEXT: u32 = 2000;
 /// What a replica below takes of KV tokens and sequences: a quarter over what it has.
@@ -24,7 +25,17 @@ fn served(name: &str, replicas: &[(u64, u64)]) -> Arc<ServedDeployment> {
     };
     let mut spec = spec(1, 1);
     (spec.name, spec.max_seqs) = (name.to_owned(), 4);
-    Arc::new(ServedDeployment { spec, replicas: replicas.iter().map(ready).collect() })
+    Arc::new(ServedDeployment { spec, replicas: replicas.iter().map(ready).collect(), coming: Coming::No })
+}
+
+/// Of the queue; a replica is waited for a second.
+fn bounds(tokens: u64, bytes: u64) -> Bounds {
+    Bounds { tokens, bytes, replica_wait: Duration::from_secs(1) }
+}
+
+/// No replica of a deployment, and whether one is to come.
+fn unserved(name: &str, coming: Coming) -> Arc<ServedDeployment> {
+    Arc::new(ServedDeployment { coming, ..ServedDeployment::clone(&served(name, &[])) })
 }
 
 /// A policy with a clock that the test sets.
@@ -35,7 +46,7 @@ struct Case {
 
 impl Case {
     fn new(replicas: &[(u64, u64)]) -> Self {
-        Self::bounded(replicas, Bounds { tokens: 10_000, bytes: 10_000 })
+        Self::bounded(replicas, bounds(10_000, 10_000))
     }
 
     fn bounded(replicas: &[(u64, u64)], bounds: Bounds) -> Self {
@@ -157,7 +168,7 @@ fn what_is_larger_than_a_replica_has_it_alone() {
 
 #[test]
 fn a_full_queue_refuses_with_a_time_to_come_back() {
-    let mut case = Case::bounded(&[(1, 1)], Bounds { tokens: 500, bytes: 250 });
+    let mut case = Case::bounded(&[(1, 1)], bounds(500, 250));
     case.normal(1000);
     case.granted();
     let mut ask = |prompt| case.arrive(Priority::Normal, prompt, 600_000).map(drop);
@@ -178,7 +189,7 @@ fn a_full_queue_refuses_with_a_time_to_come_back() {
 
 #[test]
 fn a_queue_of_nothing_still_lets_pass_what_need_not_wait() {
-    let mut case = Case::bounded(&[(1, 1)], Bounds { tokens: 0, bytes: 0 });
+    let mut case = Case::bounded(&[(1, 1)], bounds(0, 0));
     let demand = Demand { prompt: 100, answer_max: 50, choices: 1, bytes: 100 };
     let deadline = case.now + Duration::from_secs(600);
     let both = case.policy.arrive("main", &[demand; 2], Priority::Low, deadline, case.now).unwrap();
@@ -188,7 +199,7 @@ fn a_queue_of_nothing_still_lets_pass_what_need_not_wait() {
 
 #[test]
 fn a_request_is_taken_whole_or_not_at_all() {
-    let mut case = Case::bounded(&[(1, 1)], Bounds { tokens: 2000, bytes: 10_000 });
+    let mut case = Case::bounded(&[(1, 1)], bounds(2000, 10_000));
     let demand = Demand { prompt: 450, answer_max: 50, choices: 1, bytes: 100 };
     let deadline = case.now + Duration::from_secs(600);
     let mut ask = |n| case.policy.arrive("main", &vec![demand; n], Priority::Normal, deadline, case.now);
@@ -323,6 +334,53 @@ fn where_no_replica_is_left_nobody_waits() {
 }
 
 #[test]
+fn while_one_is_to_come_all_wait_in_order_and_not_for_ever() {
+    let (mut case, _) = Case::busy();
+    let waited = case.normal(1000);
+    case.policy.view(&[unserved("main", Coming::Soon)]);
+    assert!(case.granted().is_empty());
+    let lost = case.now;
+    case.pass(300);
+    let (late, urgent) = (case.normal(10), case.arrive(Priority::High, 20, 600_000).unwrap());
+    assert!(case.granted().is_empty());
+    let second = Duration::from_secs(1);
+    assert_eq!(case.policy.patience(waited), Some(lost + second), "from the loss");
+    assert_eq!(case.policy.patience(late), Some(case.now + second), "from its arrival");
+    assert_eq!(case.policy.context_before("main"), Some(CONTEXT));
+    case.policy.view(&[unserved("main", Coming::Forming { context_tokens: CONTEXT })]);
+    assert!(case.granted().is_empty());
+    case.policy.leave(late, case.now);
+    case.policy.view(&[served("main", &[(1, 2)])]);
+    assert_eq!(case.granted(), [urgent, waited]);
+    assert_eq!((case.policy.patience(waited), case.policy.context_before("main")), (None, None));
+    let waits = case.normal(1000);
+    case.policy.view(&[unserved("main", Coming::Soon)]);
+    assert!(case.granted().is_empty());
+    case.policy.view(&[unserved("main", Coming::No)]);
+    assert_eq!(case.granted(), [waits], "none is to come any more");
+}
+
+#[test]
+fn who_waits_for_a_replica_is_bounded_and_judged_by_the_last_ones() {
+    let (mut case, running) = Case::busy();
+    running.iter().for_each(|ticket| case.policy.leave(*ticket, case.now));
+    case.policy.view(&[unserved("main", Coming::Soon)]);
+    assert!(case.granted().is_empty());
+    // As much as the last one had room for, and then as fast as it was.
+    case.arrive(Priority::Normal, 1200, 600_000).unwrap();
+    let refused = case.arrive(Priority::Normal, 1950, 1_000);
+    assert!(matches!(refused, Err(No::TooLate { needed, .. }) if needed >= Duration::from_secs(2)), "{refused:?}");
+    for _ in 0..4 {
+        case.arrive(Priority::Normal, 1950, 600_000).unwrap();
+    }
+    let refused = case.arrive(Priority::Normal, 1950, 600_000);
+    assert!(matches!(refused, Err(No::QueueTokens { found: 11_250, max: 10_000, .. })), "{refused:?}");
+    case.policy.view(&[served("main", &[(1, 2)])]);
+    assert_eq!(case.policy.lanes["main"].rate(), Some(1000.0), "its speed stays known");
+    assert_eq!(case.granted().len(), 1);
+}
+
+#[test]
 fn a_prompt_moves_to_a_replica_that_was_not_tried_though_it_is_full() {
     let mut case = Case::new(&[(1, 1), (2, 1)]);
     let tickets: Vec<Ticket> = (0..4).map(|_| case.normal(550)).collect();
@@ -432,7 +490,7 @@ proptest! {
     fn whatever_happens_the_sums_hold_the_queue_is_bounded_and_the_order_kept(
         events in prop::collection::vec(event(), 1..120),
     ) {
-        let mut case = Case::bounded(&[(1, 1), (2, 1)], Bounds { tokens: 4_000, bytes: 3_000 });
+        let mut case = Case::bounded(&[(1, 1), (2, 1)], bounds(4_000, 3_000));
         let (mut live, mut granted, mut moved) = (Vec::new(), std::collections::BTreeSet::new(), false);
         for event in events {
             let pick = |live: &Vec<Ticket>, at: prop::sample::Index| (!live.is_empty()).then(|| live[at.index(live.len())]);
@@ -477,7 +535,9 @@ proptest! {
                 Event::View(replicas, other) => {
                     // Under an epoch that was there before, what was in flight then is so again.
                     moved = true;
-                    let mut deployments = vec![served("main", &replicas)];
+                    let coming = if other { Coming::Soon } else { Coming::No };
+                    let main = ServedDeployment { coming, ..ServedDeployment::clone(&served("main", &replicas)) };
+                    let mut deployments = vec![Arc::new(main)];
                     deployments.extend(other.then(|| served("other", &[(9, 1)])));
                     case.policy.view(&deployments);
                 }
