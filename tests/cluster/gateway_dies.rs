@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use coordinator::metrics::names;
 use futures_util::StreamExt;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::exposition::Exposition;
@@ -11,6 +12,8 @@ use crate::harness::Cluster;
 
 /// Within which anything must happen: debug builds on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Within which a stream is kept by another one than a keeper that is silent: well before that one is given up.
+const SILENCE: Duration = Duration::from_millis(1500);
 /// Tokens of the answer: no kill comes after its end.
 const ANSWER: usize = 200;
 /// Events that the client reads before the kill.
@@ -65,9 +68,13 @@ async fn ask(http: &reqwest::Client, url: &str, name: Option<&str>) -> reqwest::
 
 /// How many streams a coordinator keeps for others.
 async fn entries(http: &reqwest::Client, url: &str) -> f64 {
+    value(http, url, names::JOURNAL_ENTRIES.name).await
+}
+
+async fn value(http: &reqwest::Client, url: &str, name: &str) -> f64 {
     let response = http.get(format!("{url}/metrics")).send().await.expect("an answer");
     let told = Exposition::read(&response.text().await.expect("text")).expect("a scraper takes it");
-    told.value(names::JOURNAL_ENTRIES.name, &[]).expect("told")
+    told.value(name, &[]).expect("told")
 }
 
 /// Waits until one of these coordinators keeps a stream, and says which.
@@ -121,5 +128,53 @@ async fn a_stream_outlives_its_gateway() {
     told.extend(rest);
     assert_eq!(read(&told), read(&undisturbed));
     assert_eq!(told.last().map(|(id, _)| id.as_str()), Some("done"));
+    cluster.kill_up_and_check_its_processes_end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_outlives_its_gateway_though_its_first_keeper_hangs() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let cluster = Cluster::start(&["--nodes", "1", "--tp", "1"]);
+    let (http, urls) = (reqwest::Client::new(), cluster.urls());
+    ready(&http, &urls).await;
+    let mut coordinators = cluster.processes();
+    coordinators.retain(|p| p.args.starts_with("shardglm coordinator"));
+    // Told whole once, to find out whom this name weighs most for.
+    let undisturbed = events(ask(&http, &urls[1], Some(NAME)).await, usize::MAX).await;
+    let first = keeper(&http, &urls, &[0, 2]).await;
+    let other = 2 - first;
+    let before = entries(&http, &urls[other]).await;
+    // Nothing of that one is on its way any more.
+    let ended = Instant::now();
+    while value(&http, &urls[1], names::STREAMS_KEPT.name).await > 0.0 {
+        assert!(ended.elapsed() < PATIENCE, "its keeper does not hear of the end");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(coordinators[first].signal(Signal::STOP));
+    let asked = Instant::now();
+    let mut told = events(ask(&http, &urls[1], Some(NAME)).await, READ).await;
+    let last = told.last().expect("events").0.clone();
+    while entries(&http, &urls[other]).await <= before {
+        assert!(asked.elapsed() < SILENCE, "it waits until its first keeper is given up");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    eprintln!("kept by another one {} ms after it was asked", asked.elapsed().as_millis());
+    coordinators[1].kill();
+    let rest = http.get(format!("{}/v1/requests/{NAME}/stream?after={last}", urls[other])).send().await;
+    told.extend(events(rest.expect("an answer"), usize::MAX).await);
+    assert_eq!(read(&told), read(&undisturbed));
+    // What the first one was told before it hung, and hears now, is no newer than what it is told by the other.
+    assert!(coordinators[first].signal(Signal::CONT));
+    let continued = Instant::now();
+    let whole = loop {
+        let whole = http.get(format!("{}/v1/requests/{NAME}/stream", urls[first])).send().await.expect("an answer");
+        // Its connections may have been given up meanwhile.
+        if whole.status() == 200 {
+            break whole;
+        }
+        assert!(continued.elapsed() < PATIENCE, "{}", whole.status());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(read(&events(whole, usize::MAX).await), read(&undisturbed));
     cluster.kill_up_and_check_its_processes_end();
 }
