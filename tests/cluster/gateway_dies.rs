@@ -68,9 +68,13 @@ async fn ask(http: &reqwest::Client, url: &str, name: Option<&str>) -> reqwest::
 
 /// How many streams a coordinator keeps for others.
 async fn entries(http: &reqwest::Client, url: &str) -> f64 {
+    value(http, url, names::JOURNAL_ENTRIES.name).await
+}
+
+async fn value(http: &reqwest::Client, url: &str, name: &str) -> f64 {
     let response = http.get(format!("{url}/metrics")).send().await.expect("an answer");
     let told = Exposition::read(&response.text().await.expect("text")).expect("a scraper takes it");
-    told.value(names::JOURNAL_ENTRIES.name, &[]).expect("told")
+    told.value(name, &[]).expect("told")
 }
 
 /// Waits until one of these coordinators keeps a stream, and says which.
@@ -140,6 +144,12 @@ async fn a_stream_outlives_its_gateway_though_its_first_keeper_hangs() {
     let first = keeper(&http, &urls, &[0, 2]).await;
     let other = 2 - first;
     let before = entries(&http, &urls[other]).await;
+    // Nothing of that one is on its way any more.
+    let ended = Instant::now();
+    while value(&http, &urls[1], names::STREAMS_KEPT.name).await > 0.0 {
+        assert!(ended.elapsed() < PATIENCE, "its keeper does not hear of the end");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     assert!(coordinators[first].signal(Signal::STOP));
     let asked = Instant::now();
     let mut told = events(ask(&http, &urls[1], Some(NAME)).await, READ).await;
