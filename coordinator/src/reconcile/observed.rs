@@ -24,6 +24,8 @@ pub(super) struct Observed {
     /// When a node was last heard for the first time in this term.
     pub(super) fleet_grew: Option<Instant>,
     quarrels: Vec<Quarrel>,
+    /// How long a node is waited for that this leader knows from the state alone.
+    grace: Duration,
 }
 
 /// Nodes that were all up, and whose ranks still did not become a group: a link between them may be cut.
@@ -78,10 +80,7 @@ pub(super) struct RankSeen {
 impl Observed {
     /// At the start of a term: every node that the state has alive gets `grace` to be heard.
     pub(super) fn new(state: &ClusterState, now: Instant, grace: Duration) -> Self {
-        let alive = state.nodes.iter().filter(|(_, r)| r.is_alive());
-        let sighting = Sighting { lease_until: now + grace, report: None, last: None };
-        let mut observed =
-            Self { nodes: alive.map(|(n, _)| (n.clone(), sighting.clone())).collect(), ..Self::default() };
+        let mut observed = Self { grace, ..Self::default() };
         observed.follow(state, now);
         observed
     }
@@ -99,8 +98,15 @@ impl Observed {
         self.nodes.insert(report.node, sighting);
     }
 
-    /// Follows the state: groups that are no more are forgotten, and changes of phase get their time.
+    /// Follows the state: groups that are no more are forgotten, and changes of phase get their time. A node that it has alive and
+    /// that was never seen gets its time too: what an earlier leader proposed may be applied in the term of the next.
     pub(super) fn follow(&mut self, state: &ClusterState, now: Instant) {
+        for (node, _) in state.nodes.iter().filter(|(_, r)| r.is_alive()) {
+            if !self.nodes.contains_key(node) {
+                let sighting = Sighting { lease_until: now + self.grace, report: None, last: None };
+                self.nodes.insert(node.clone(), sighting);
+            }
+        }
         self.groups.retain(|(id, epoch), _| state.replicas.get(id).is_some_and(|r| r.epoch == *epoch));
         for (id, replica) in &state.replicas {
             let phase = replica.phase.name();
