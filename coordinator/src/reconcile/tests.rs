@@ -224,6 +224,34 @@ fn a_node_that_falls_silent_loses_its_groups_after_its_lease_and_they_go_elsewhe
 }
 
 #[test]
+fn a_group_whose_nodes_agent_died_is_formed_on_the_spare_one_long_before_the_lease_runs_out() {
+    let failed = || WorkerPhase::Failed { reason: "its peer is lost".into(), retryable: true };
+    let mut world = World::new(2, 1, 3);
+    world.beats(12);
+    let on: Vec<NodeId> = world.only().1.plan().expect("ready").ranks.iter().map(|r| r.node.clone()).collect();
+    // Its ranks died with it, which their peers say.
+    world.nodes.remove(&on[0]);
+    world.nodes.get_mut(&on[1]).expect("there").workers[0].phase = failed();
+    world.beat();
+    assert!(matches!(world.only().1.phase, Phase::Waiting { .. }), "nobody knows yet who is dead");
+    assert!(
+        deadlines::next(&world.state, &world.observed, world.now)
+            .is_some_and(|at| at <= world.now + Duration::from_millis(100))
+    );
+    world.beat();
+    assert!(world.only().1.plan().is_some_and(|plan| plan.ranks.iter().all(|r| r.node != on[0])));
+    world.beats(8);
+    assert_eq!(world.ready_epoch(), Some(Epoch(2)));
+
+    // A rank that died alone is formed again where it was, as soon as its peer has been stopped.
+    let mut world = World::new(2, 1, 3);
+    world.beats(12);
+    world.nodes.get_mut(&on[0]).expect("there").workers[0].phase = failed();
+    world.beats(2);
+    assert!(world.only().1.plan().is_some_and(|plan| plan.ranks.iter().any(|r| r.node == on[0])));
+}
+
+#[test]
 fn leaders_that_follow_each_other_within_two_leases_lose_no_node_and_the_one_that_stays_does() {
     let mut world = World::new(2, 1, 2);
     world.beats(12);
