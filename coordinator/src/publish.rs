@@ -12,8 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::raft::{AppliedState, Consensus};
-use crate::runtime;
+use crate::raft::{AppliedState, Consensus, Leadership};
 use crate::state::{Deployment, Phase, Replica};
 use crate::view::{ClusterView, Coming, Control, ReadyReplica, ServedDeployment, UnreadyReplica};
 
@@ -30,11 +29,8 @@ pub(crate) async fn follow(consensus: Consensus, view: watch::Sender<Arc<Cluster
     let failed = consensus.failed();
     tokio::pin!(failed);
     loop {
-        let leader = leadership.borrow_and_update().leader;
-        control.leaderless_since = match leader {
-            Some(_) => None,
-            None => control.leaderless_since.or_else(|| Some(runtime::now())),
-        };
+        let Leadership { leader, leaderless_since, .. } = *leadership.borrow_and_update();
+        control.leaderless_since = leaderless_since;
         let members = Arc::clone(&consensus.members().borrow());
         let others = members.list.iter().map(|m| m.addrs.id).filter(|id| *id != consensus.id());
         let others: BTreeSet<CoordinatorId> = others.collect();

@@ -191,6 +191,11 @@ impl Leader {
     }
 }
 
+/// Whether the worker's process has ended.
+pub(crate) fn is_gone(worker: &WorkerStatus) -> bool {
+    std::fs::read_to_string(format!("/proc/{}/stat", worker.pid)).map_or(true, |stat| stat.contains(") Z "))
+}
+
 pub(crate) async fn accept(endpoint: &Endpoint) -> (Connection, SendStream, RecvStream) {
     let accepting = async {
         let connection = endpoint.accept().await.expect("open");
@@ -548,11 +553,8 @@ async fn a_follower_points_to_the_leader_and_ranks_outlive_a_lost_lease() {
     let workers = deposed.order(model.orders(2, &RankGoal::Load), replaced).await;
     // An agent that dies without a word takes them with it.
     agent.task.abort();
-    let gone = |w: &WorkerStatus| {
-        std::fs::read_to_string(format!("/proc/{}/stat", w.pid)).map_or(true, |stat| stat.contains(") Z "))
-    };
     let until = std::time::Instant::now() + DEADLINE;
-    while !workers.iter().all(gone) {
+    while !workers.iter().all(is_gone) {
         assert!(std::time::Instant::now() < until, "a worker outlived its agent");
         tokio::task::yield_now().await;
     }

@@ -1,25 +1,34 @@
 //! An agent and real worker processes while nobody leads: killed ranks and a killed agent's ranks come back where they were,
-//! and the next leader finds them serving.
+//! and the next leader finds them serving. Leaders that come and go take no rank down; one that stays out of reach does.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use protocol::frame::{Ping, Refusal, RefusalCode};
-use protocol::lease::{NodeReport, RankGoal, WorkerPhase, WorkerStatus};
-use protocol::{Epoch, Role};
+use protocol::lease::{LeaderNamed, NodeReport, RankGoal, WorkerPhase, WorkerStatus};
+use protocol::{Epoch, Role, Term};
+use tokio::sync::watch;
 use transport::{Endpoint, Expect};
 
-use crate::cluster_tests::{Cluster, DEADLINE, Gateway, Leader, Model, accept, kill, node_id};
+use crate::cluster_tests::{Cluster, DEADLINE, Gateway, Leader, Model, accept, is_gone, kill, node_id};
 
 /// Tokens of each answer.
 const ANSWER: usize = 20;
+/// Of a leader that is to be lost. It is granted from the first orders on: ranks that follow them show that the agent has it, and no
+/// longer one that outlasts the leader.
+const LEASE_MS: u32 = 2_000;
 
 /// A coordinator that knows no leader.
 async fn refuse_everybody(endpoint: Endpoint) {
+    refuse_with(endpoint, || "no leader is known".to_owned()).await;
+}
+
+/// A coordinator that does not lead, and says so in these words.
+async fn refuse_with(endpoint: Endpoint, detail: impl Fn() -> String) {
     loop {
         let (_connection, mut send, mut recv) = accept(&endpoint).await;
         let _: Result<NodeReport, _> = recv.recv_message(Epoch(0), DEADLINE).await;
-        let refusal = Refusal { code: RefusalCode::NotLeader, detail: "no leader is known".to_owned() };
+        let refusal = Refusal { code: RefusalCode::NotLeader, detail: detail() };
         let _ = send.refuse(Epoch(0), &refusal, DEADLINE).await;
         let _ = send.stopped().await;
     }
@@ -53,8 +62,7 @@ async fn while_nobody_leads_ranks_come_back_where_they_were_and_the_next_leader_
     let agent = start();
     let mut leader = Leader::accept(&endpoint, 1).await;
     let model = Model::nano();
-    // Ranks that follow its orders show that the agent has this lease, and no longer one.
-    leader.orders.lease_ms = 2_000;
+    leader.orders.lease_ms = LEASE_MS;
     let (serve, workers) = leader.form(&model, 1).await;
     let whole = answer(&endpoint, serve).await;
 
@@ -81,5 +89,47 @@ async fn while_nobody_leads_ranks_come_back_where_they_were_and_the_next_leader_
     let found = leader.order(model.orders(1, &RankGoal::Serve), serving).await;
     assert!(found.iter().all(|w| w.epoch == Epoch(1)));
     assert_eq!(answer(&endpoint, serve).await, whole);
+    agent.leave().await;
+}
+
+/// So many answers without a lease take the agent five seconds, by its pauses: two of its leases.
+const ANSWERS: u64 = 28;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ranks_outlive_leaders_that_come_and_go_and_not_one_that_stays_out_of_reach() {
+    let cluster = Cluster::new();
+    let endpoint = cluster.endpoint();
+    let agent = cluster.agent(cluster.real_worker(), vec![endpoint.local_addr()]);
+    let mut leader = Leader::accept(&endpoint, 1).await;
+    let model = Model::nano();
+    leader.orders.lease_ms = LEASE_MS;
+    let (serve, workers) = leader.form(&model, 1).await;
+    let whole = answer(&endpoint, serve).await;
+
+    // The lease runs out. Somebody leads whenever the agent asks, each time in another term, and nobody grants it.
+    drop(leader);
+    let (term, mut answers) = watch::channel(1);
+    let addr = endpoint.local_addr();
+    let in_another_term = move || {
+        term.send_modify(|term| *term = (*term + 1).min(ANSWERS));
+        LeaderNamed { addr, term: Some(Term(*term.borrow())) }.to_string()
+    };
+    let started = Instant::now();
+    let naming = tokio::spawn(refuse_with(endpoint.clone(), in_another_term));
+    let many = answers.wait_for(|term| *term == ANSWERS);
+    tokio::time::timeout(DEADLINE, many).await.expect("the agent goes on asking").expect("it is answered");
+    eprintln!("{ANSWERS} leaders in {:?}", started.elapsed());
+    assert!(!workers.iter().any(is_gone), "a rank was stopped");
+    assert_eq!(answer(&endpoint, serve).await, whole);
+
+    // The last of them stays.
+    let started = Instant::now();
+    while !workers.iter().all(is_gone) {
+        assert!(started.elapsed() < DEADLINE, "ranks run on although their leader is out of reach");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    eprintln!("ranks were stopped {:?} after the last leader came", started.elapsed());
+    naming.abort();
+    let _ = naming.await;
     agent.leave().await;
 }

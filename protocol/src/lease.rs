@@ -8,9 +8,12 @@
 //!   │     and every heartbeat) ───────────▶ │   each is answered by NodeOrders: that is the lease
 //!   │ ◀── NodeOrders (on any change) ────── │
 //! ```
-//! A follower answers the first report with `Refusal { NotLeader }`. Orders are idempotent by `(replica, epoch)`; a
+//! A follower answers the first report with `Refusal { NotLeader }`, whose detail is a [`LeaderNamed`] where it knows who leads. Orders are idempotent by `(replica, epoch)`; a
 //! node refuses a lower term, and stops a rank whose replica is absent or has a higher epoch in the orders.
 #![expect(missing_docs, reason = "rkyv's derive repeats the fields of enum variants without their docs")]
+
+use std::fmt;
+use std::net::SocketAddr;
 
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -171,7 +174,7 @@ message!(NodeOrders, NodeOrders, |o| {
     if o.coordinators.len() > COORDINATORS_MAX {
         return Err(format!("{} coordinators, at most {COORDINATORS_MAX}", o.coordinators.len()));
     }
-    if let Some(wrong) = o.coordinators.iter().find(|addr| addr.parse::<std::net::SocketAddr>().is_err()) {
+    if let Some(wrong) = o.coordinators.iter().find(|addr| addr.parse::<SocketAddr>().is_err()) {
         let wrong: String = wrong.chars().take(80).collect();
         return Err(format!("a coordinator at `{wrong}`, expected ip:port"));
     }
@@ -180,6 +183,34 @@ message!(NodeOrders, NodeOrders, |o| {
     }
     o.ranks.iter().try_for_each(|r| r.plan.validate())
 });
+
+/// Whom a coordinator that does not lead names instead. It stands as words in the refusal's detail, so that versions which know
+/// less of it, or more, read the same frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaderNamed {
+    /// Where the leader listens for nodes and coordinators.
+    pub addr: SocketAddr,
+    /// In which term it leads; an earlier version does not say.
+    pub term: Option<Term>,
+}
+
+impl fmt::Display for LeaderNamed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.addr)?;
+        self.term.map_or(Ok(()), |term| write!(f, ", term {}", term.0))
+    }
+}
+
+impl LeaderNamed {
+    /// The leader that `detail` names: the first address in it, and the number that follows the word `term`.
+    #[must_use]
+    pub fn find(detail: &str) -> Option<Self> {
+        let words = || detail.split([' ', ',', '=', '`', '(', ')']).filter(|word| !word.is_empty());
+        let addr = words().find_map(|word| word.parse().ok())?;
+        let term = words().skip_while(|word| *word != "term").nth(1).and_then(|n| n.parse().ok()).map(Term);
+        Some(Self { addr, term })
+    }
+}
 
 /// Most replicas whose fences a node remembers.
 pub const FENCES_MAX: usize = 4096;
@@ -214,3 +245,21 @@ message!(StoredOrders, StoredOrders, |s| {
     s.node.validate().map_err(|e| e.to_string())?;
     crate::frame::Message::validate(&s.orders)
 });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_is_named_in_words_that_every_version_reads() {
+        let addr = ([127, 0, 0, 1], 9).into();
+        let named = |term| Some(LeaderNamed { addr, term });
+        let golden = "127.0.0.1:9, term 4";
+        assert_eq!(LeaderNamed { addr, term: Some(Term(4)) }.to_string(), golden);
+        assert_eq!(LeaderNamed::find(golden), named(Some(Term(4))));
+        assert_eq!(LeaderNamed::find("127.0.0.1:9"), named(None), "an earlier version");
+        assert_eq!(LeaderNamed::find("the leader is at 127.0.0.1:9, term 4, and more"), named(Some(Term(4))));
+        assert_eq!(LeaderNamed::find("leader_addr=127.0.0.1:9, term none"), named(None));
+        assert_eq!(LeaderNamed::find("no leader is known in term 4"), None);
+    }
+}

@@ -109,6 +109,14 @@ fn told(reach: &Reach) -> String {
 }
 
 impl CallFailed {
+    /// Why the members are not as asked for: what every write can end with is told as it is of a write.
+    pub(super) fn of_change(error: ChangeError, reach: Reach) -> Self {
+        match error {
+            ChangeError::NotAgreed(source) => Self::of_write(source, reach),
+            other => Self::Members(Box::new(other)),
+        }
+    }
+
     /// Why a write came to nothing, or may not have.
     pub(super) fn of_write(source: ProposeError, reach: Reach) -> Self {
         match source {
@@ -129,7 +137,7 @@ impl CallFailed {
             Self::NotFound(_) | Self::Unknown { .. } => (StatusCode::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "bad_request"),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "bad_request"),
-            Self::Members(error) => of_change(error),
+            Self::Members(error) => of_members(error),
             Self::Refused(refused) => match refused.as_ref() {
                 Refused::Spec { .. } => (StatusCode::BAD_REQUEST, "bad_request"),
                 Refused::UnknownNode { .. } | Refused::UnknownDeployment { .. } => (StatusCode::NOT_FOUND, "not_found"),
@@ -165,10 +173,8 @@ impl CallFailed {
     }
 }
 
-fn of_change(error: &ChangeError) -> (StatusCode, &'static str) {
+fn of_members(error: &ChangeError) -> (StatusCode, &'static str) {
     match error {
-        ChangeError::NotLeader { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_leader"),
-        ChangeError::NoLeader { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_quorum"),
         ChangeError::Busy => (StatusCode::CONFLICT, "change_in_progress"),
         ChangeError::NotCaughtUp { .. } => (StatusCode::CONFLICT, "not_caught_up"),
         ChangeError::NoMember { .. } => (StatusCode::NOT_FOUND, "not_found"),
@@ -178,14 +184,7 @@ fn of_change(error: &ChangeError) -> (StatusCode, &'static str) {
         | ChangeError::TooMany
         | ChangeError::Last { .. }
         | ChangeError::NoMajorityLeft { .. } => (StatusCode::CONFLICT, "precondition_failed"),
-        ChangeError::Unknown { .. } => (StatusCode::GATEWAY_TIMEOUT, "outcome_unknown"),
-        ChangeError::Stopped { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
-    }
-}
-
-impl From<ChangeError> for CallFailed {
-    fn from(error: ChangeError) -> Self {
-        Self::Members(Box::new(error))
+        ChangeError::NotAgreed(_) | ChangeError::Interrupted => (StatusCode::GATEWAY_TIMEOUT, "outcome_unknown"),
     }
 }
 
@@ -229,11 +228,16 @@ mod tests {
         ];
         for (source, status, code) in table {
             let is_unknown = matches!(source, ProposeError::Unknown { .. });
-            let failed = CallFailed::of_write(source, reach());
-            let (found, said) = failed.status_and_code();
-            assert_eq!((found.as_u16(), said), (status, code), "{failed}");
-            assert_eq!(code == "outcome_unknown", is_unknown);
+            let of_change = CallFailed::of_change(ChangeError::NotAgreed(source.clone()), reach());
+            for failed in [CallFailed::of_write(source, reach()), of_change] {
+                let (found, said) = failed.status_and_code();
+                assert_eq!((found.as_u16(), said), (status, code), "{failed}");
+                assert_eq!(code == "outcome_unknown", is_unknown);
+                assert_eq!(failed.reach().is_some(), status == 503, "{failed}");
+            }
         }
+        let interrupted = CallFailed::of_change(ChangeError::Interrupted, reach());
+        assert_eq!(interrupted.status_and_code(), (StatusCode::GATEWAY_TIMEOUT, "outcome_unknown"));
         let said = CallFailed::of_write(no_quorum, reach()).to_string();
         assert!(said.contains("coordinator 1 reaches 2, not 3; coordinator 3 led last"), "{said}");
     }

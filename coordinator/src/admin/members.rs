@@ -41,8 +41,7 @@ pub(super) async fn add(
         admin: addr("admin_addr", &admin_addr)?,
         public: addr("public_addr", &public_addr)?,
     });
-    parts.consensus.change_members(change, LEADER_TIMEOUT).await?;
-    Ok(StatusCode::NO_CONTENT)
+    made(&parts, change).await
 }
 
 pub(super) async fn remove(
@@ -52,8 +51,12 @@ pub(super) async fn remove(
     let Path(id) = id.map_err(|e| CallFailed::BadRequest(e.body_text()))?;
     let id = CoordinatorId(id);
     check(id)?;
-    parts.consensus.change_members(MemberChange::Remove { id }, LEADER_TIMEOUT).await?;
-    Ok(StatusCode::NO_CONTENT)
+    made(&parts, MemberChange::Remove { id }).await
+}
+
+async fn made(parts: &AdminParts, change: MemberChange) -> Result<StatusCode, CallFailed> {
+    let changed = parts.consensus.change_members(change, LEADER_TIMEOUT).await;
+    changed.map(|()| StatusCode::NO_CONTENT).map_err(|error| CallFailed::of_change(error, parts.reach()))
 }
 
 fn check(id: CoordinatorId) -> Result<(), CallFailed> {

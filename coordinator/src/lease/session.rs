@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use protocol::frame::{Refusal, RefusalCode};
-use protocol::lease::{NodeOrders, NodeReport};
+use protocol::lease::{LeaderNamed, NodeOrders, NodeReport};
 use protocol::{Epoch, Identity};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -47,9 +47,10 @@ impl Sessions {
     }
 
     fn not_leader(&self) -> Refusal {
-        let leader = self.leadership.borrow().leader;
-        let addr = leader.and_then(|id| self.members.borrow().get(id).map(|m| m.addrs.internal.to_string()));
-        Refusal { code: RefusalCode::NotLeader, detail: addr.unwrap_or_else(|| "no leader is known".to_owned()) }
+        let Leadership { leader, term, .. } = *self.leadership.borrow();
+        let addr = leader.and_then(|id| self.members.borrow().get(id).map(|m| m.addrs.internal));
+        let named = addr.map(|addr| LeaderNamed { addr, term: Some(term) }.to_string());
+        Refusal { code: RefusalCode::NotLeader, detail: named.unwrap_or_else(|| "no leader is known".to_owned()) }
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) async fn follow(consensus: Consensus, pictures: watch::Sender<Arc<Pic
                 picture.hear(&heard, Instant::now());
             }
         }
-        picture.follow(applied.borrow_and_update().clone(), *leadership.borrow_and_update(), Instant::now());
+        picture.follow(applied.borrow_and_update().clone(), *leadership.borrow_and_update());
         pictures.send_replace(Arc::new(picture.clone()));
     }
 }

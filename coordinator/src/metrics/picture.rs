@@ -17,8 +17,6 @@ use crate::reconcile::{Heard, LastReport};
 pub struct Picture {
     pub(super) applied: AppliedState,
     pub(super) leadership: Leadership,
-    /// Since when no leader has been known; `None` while one is.
-    pub(super) leaderless_since: Option<Instant>,
     /// Each node's last report.
     pub(super) reports: BTreeMap<NodeId, LastReport>,
     /// When a leader was last heard; before that, the start.
@@ -31,8 +29,7 @@ impl Picture {
     pub fn unknown(now: Instant) -> Self {
         Self {
             applied: AppliedState::default(),
-            leadership: Leadership::default(),
-            leaderless_since: Some(now),
+            leadership: Leadership::unknown(now),
             reports: BTreeMap::new(),
             heard_at: now,
         }
@@ -49,12 +46,8 @@ impl Picture {
     }
 
     /// Takes in applied state and who leads.
-    pub(crate) fn follow(&mut self, applied: AppliedState, leadership: Leadership, now: Instant) {
+    pub(crate) fn follow(&mut self, applied: AppliedState, leadership: Leadership) {
         (self.applied, self.leadership) = (applied, leadership);
-        self.leaderless_since = match leadership.leader {
-            Some(_) => None,
-            None => self.leaderless_since.or(Some(now)),
-        };
         let Self { applied, reports, .. } = self;
         reports.retain(|node, _| applied.state.nodes.contains_key(node));
     }

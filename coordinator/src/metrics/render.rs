@@ -77,7 +77,8 @@ fn raft(picture: &Picture, now: Instant, families: &mut Families) {
     families.add(names::RAFT_IS_LEADER, &[], f64::from(u8::from(known.here)));
     families.add(names::RAFT_LEADER, &[], known.leader.map_or(0, |id| id.0) as f64);
     families.add(names::LEADER_KNOWN, &[], f64::from(u8::from(known.leader.is_some())));
-    let leaderless = picture.leaderless_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+    let leaderless_since = picture.leadership.leaderless_since;
+    let leaderless = leaderless_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
     families.add(names::LEADERLESS, &[], leaderless.as_secs_f64());
 }
 

@@ -82,8 +82,8 @@ fn heard(at: Instant, workers: Vec<WorkerStatus>) -> Heard {
 
 fn picture(state: ClusterState, now: Instant) -> Picture {
     let mut picture = Picture::unknown(now);
-    let leadership = Leadership { term: Term(5), leader: Some(CoordinatorId(2)), ..Leadership::default() };
-    picture.follow(AppliedState { index: 42, state: Arc::new(state) }, leadership, now);
+    let leadership = Leadership::unknown(now).then(Term(5), Some(CoordinatorId(2)), false, now);
+    picture.follow(AppliedState { index: 42, state: Arc::new(state) }, leadership);
     picture
 }
 
@@ -194,12 +194,13 @@ fn a_lost_groups_counts_are_not_told_and_a_removed_node_is_forgotten() {
     assert_eq!(scrape(&forming, now).value("vllm:generation_tokens_total", &[]), Some(20.0), "from zero again");
     assert_eq!(scrape(&forming, now).value("shardglm_replica_epoch", &[("engine", "0")]), Some(2.0));
 
-    forming.follow(AppliedState::default(), Leadership { term: Term(6), ..Leadership::default() }, now);
+    let nobody = forming.leadership.then(Term(6), None, false, now);
+    forming.follow(AppliedState::default(), nobody);
     assert_eq!(scrape(&forming, now).value("shardglm_node_report_age_seconds", &[]), None);
     assert_eq!(scrape(&forming, now).value("shardglm_raft_leader", &[]), Some(0.0));
     assert_eq!(scrape(&forming, now).value("shardglm_leader_known", &[]), Some(0.0));
     let later = now + Duration::from_secs(5);
-    forming.follow(AppliedState::default(), Leadership { term: Term(7), ..Leadership::default() }, later);
+    forming.follow(AppliedState::default(), nobody.then(Term(7), None, false, later));
     assert_eq!(scrape(&forming, later).value("shardglm_leaderless_seconds", &[]), Some(5.0));
 }
 

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::codec;
-use super::consensus::{Consensus, leader_of};
+use super::consensus::Consensus;
 use super::error::{ProposeError, ReadError};
 use super::members::{MemberRecord, Members};
 use super::type_config::{Member, NodeId};
@@ -74,18 +74,12 @@ impl MemberChange {
 /// Why the members are not as asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum ChangeError {
-    /// Not begun: this coordinator does not lead.
-    #[error("this coordinator does not lead; the leader is {leader:?}")]
-    NotLeader {
-        /// Who does, where that is known.
-        leader: Option<CoordinatorId>,
-    },
-    /// Not begun: nobody leads.
-    #[error("no leader within {waited_ms} ms: a majority of the coordinators is needed for changes")]
-    NoLeader {
-        /// How long was waited, ms.
-        waited_ms: u64,
-    },
+    /// Not begun, or begun and not known to be agreed on: list the members before trying again.
+    #[error(transparent)]
+    NotAgreed(ProposeError),
+    /// Perhaps begun, and this coordinator leads no more, or has stopped: the next leader is asked.
+    #[error("the leader went away while the members changed")]
+    Interrupted,
     /// Another change is under way.
     #[error("another change of the members is under way: one at a time")]
     Busy,
@@ -151,41 +145,23 @@ pub enum ChangeError {
         /// How long was waited, ms.
         waited_ms: u64,
     },
-    /// Begun, but not known to be agreed on: list the members before trying again.
-    #[error("not agreed on within {waited_ms} ms; it may still be")]
-    Unknown {
-        /// How long was waited, ms.
-        waited_ms: u64,
-    },
-    /// This coordinator's Raft has stopped.
-    #[error("this coordinator's raft has stopped: {reason}")]
-    Stopped {
-        /// Why.
-        reason: String,
-    },
-}
-
-impl From<ReadError> for ChangeError {
-    fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::NotLeader { leader } => Self::NotLeader { leader },
-            ReadError::NoQuorum { waited_ms } => Self::NoLeader { waited_ms },
-            ReadError::Stopped { reason } => Self::Stopped { reason },
-        }
-    }
 }
 
 impl From<ProposeError> for ChangeError {
     fn from(error: ProposeError) -> Self {
         match error {
             ProposeError::Refused(Refused::MemberIdUsed { id }) => Self::IdUsed { id },
-            ProposeError::Refused(other) => Self::Stopped { reason: other.to_string() },
-            ProposeError::NotLeader { leader } => Self::NotLeader { leader },
-            ProposeError::NoLeader { waited_ms } | ProposeError::NoQuorum { waited_ms, .. } => {
-                Self::NoLeader { waited_ms }
-            }
-            ProposeError::Unknown { waited_ms } => Self::Unknown { waited_ms },
-            ProposeError::Stopped { reason } => Self::Stopped { reason },
+            other => Self::NotAgreed(other),
+        }
+    }
+}
+
+impl ChangeError {
+    /// The same, of a change of which a step may have been made.
+    fn of_begun(self) -> Self {
+        match self {
+            Self::NotAgreed(ProposeError::NotLeader { .. } | ProposeError::Stopped { .. }) => Self::Interrupted,
+            other => other,
         }
     }
 }
@@ -283,14 +259,21 @@ impl Consensus {
     pub async fn change_members(&self, change: MemberChange, timeout: Duration) -> Result<(), ChangeError> {
         let started = Instant::now();
         let mut leadership = self.leadership();
+        let mut begun = false;
+        let given_up = |begun| match begun {
+            true => ProposeError::Unknown { waited_ms: started.elapsed().as_millis() as u64 },
+            false => self.without_majority(started),
+        };
         loop {
-            let waited_ms = started.elapsed().as_millis() as u64;
             let left = timeout.saturating_sub(started.elapsed());
             let known = leadership.wait_for(|l| l.leader.is_some());
             let leader = match tokio::time::timeout(left, known).await {
                 Ok(Ok(l)) => l.leader.unwrap_or(self.id()),
-                Ok(Err(_)) => return Err(ChangeError::Stopped { reason: "shutting down".to_owned() }),
-                Err(_) => return Err(ChangeError::NoLeader { waited_ms }),
+                Ok(Err(_)) if !begun => {
+                    let reason = "shutting down".to_owned();
+                    return Err(ProposeError::Stopped { reason }.into());
+                }
+                _ => return Err(given_up(begun).into()),
             };
             let answer = if leader == self.id() {
                 self.change_members_here(change.clone()).await
@@ -298,23 +281,25 @@ impl Consensus {
                 self.change_members_at(leader, &change).await
             };
             match answer {
-                Err(ChangeError::NotLeader { .. }) if started.elapsed() < timeout => {
-                    tokio::time::sleep(FORWARD_PAUSE).await;
-                }
-                Err(ChangeError::NotLeader { .. }) => {
-                    return Err(ChangeError::NoLeader { waited_ms: started.elapsed().as_millis() as u64 });
-                }
+                Err(ChangeError::NotAgreed(ProposeError::NotLeader { .. })) => {}
+                Err(ChangeError::Interrupted) => begun = true,
+                // Of this attempt alone nothing was made.
+                Err(ChangeError::NotAgreed(_)) if begun => return Err(given_up(begun).into()),
                 other => return other,
             }
+            if started.elapsed() >= timeout {
+                return Err(given_up(begun).into());
+            }
+            tokio::time::sleep(FORWARD_PAUSE).await;
         }
     }
 
     async fn change_members_at(&self, leader: CoordinatorId, change: &MemberChange) -> Result<(), ChangeError> {
         let timeout = CATCH_UP_TIMEOUT + AGREE_TIMEOUT;
-        let unknown = ChangeError::Unknown { waited_ms: timeout.as_millis() as u64 };
+        let unknown = ChangeError::from(ProposeError::Unknown { waited_ms: timeout.as_millis() as u64 });
         match self.call(leader, RaftCall::ChangeMembers, codec::encode(change), timeout).await {
             Ok(body) => codec::decode(&body).unwrap_or(Err(unknown)),
-            Err(LinkError::Down { .. }) => Err(ChangeError::NotLeader { leader: None }),
+            Err(LinkError::Down { .. }) => Err(ProposeError::NotLeader { leader: None }.into()),
             Err(LinkError::Call { .. }) => Err(unknown),
         }
     }
@@ -335,27 +320,38 @@ impl Consensus {
             drop(turn);
             changed
         });
-        changed.await.unwrap_or_else(|e| Err(ChangeError::Stopped { reason: e.to_string() }))
+        changed.await.unwrap_or(Err(ChangeError::Interrupted))
     }
 
     async fn change_members_now(&self, change: &MemberChange) -> Result<(), ChangeError> {
         // Ours is the newest membership, and the state knows every id that was used.
-        let index = self.read_index_here(AGREE_TIMEOUT).await?;
-        let state = self.applied_at(index, AGREE_TIMEOUT).await?;
+        let unread = |error| match error {
+            ReadError::NotLeader { leader } => ProposeError::NotLeader { leader },
+            ReadError::NoQuorum { waited_ms } => ProposeError::NoQuorum { leader: self.id(), waited_ms },
+            ReadError::Stopped { reason } => ProposeError::Stopped { reason },
+        };
+        let index = self.read_index_here(AGREE_TIMEOUT).await.map_err(unread)?;
+        let state = self.applied_at(index, AGREE_TIMEOUT).await.map_err(unread)?;
         let members = self.newest_members();
         let mut up = self.reached();
         up.insert(self.id());
         match plan(change, &members, &state.used_members, &up)? {
             None => Ok(()),
-            Some(Step::Learn(addrs)) => {
+            Some(step) => self.make(step, &state.used_members).await.map_err(ChangeError::of_begun),
+        }
+    }
+
+    async fn make(&self, step: Step, used: &BTreeSet<CoordinatorId>) -> Result<(), ChangeError> {
+        match step {
+            Step::Learn(addrs) => {
                 let node = BTreeMap::from([(addrs.id.0, Member::from(&addrs))]);
                 self.agree(ChangeMembers::AddNodes(node), true).await?;
                 self.promote(addrs, false).await
             }
             // One that was admitted and is a learner still is the same one: a learner that is taken out is never admitted.
-            Some(Step::Promote(addrs)) => self.promote(addrs, state.used_members.contains(&addrs.id)).await,
-            Some(Step::Drop(id)) => self.agree(ChangeMembers::RemoveNodes(BTreeSet::from([id.0])), false).await,
-            Some(Step::Retire(id)) => {
+            Step::Promote(addrs) => self.promote(addrs, used.contains(&addrs.id)).await,
+            Step::Drop(id) => self.agree(ChangeMembers::RemoveNodes(BTreeSet::from([id.0])), false).await,
+            Step::Retire(id) => {
                 self.propose_here(Command::Member(MemberCommand::Retire { id }), AGREE_TIMEOUT).await?;
                 self.agree(ChangeMembers::RemoveVoters(BTreeSet::from([id.0])), false).await
             }
@@ -375,7 +371,7 @@ impl Consensus {
             Err(CatchUp::Late { waited_ms }) => {
                 Err(ChangeError::NotCaughtUp { id, internal: addrs.internal, waited_ms })
             }
-            Err(CatchUp::Deposed) => return Err(ChangeError::NotLeader { leader: None }),
+            Err(CatchUp::Deposed) => return Err(ChangeError::Interrupted),
         };
         if let Err(reason) = self.agree(ChangeMembers::RemoveNodes(BTreeSet::from([id.0])), false).await {
             tracing::warn!(coordinator = id.0, %reason, "a learner that did not come up to date is still a member");
@@ -406,14 +402,16 @@ impl Consensus {
     async fn agree(&self, change: ChangeMembers<NodeId, Member>, retain: bool) -> Result<(), ChangeError> {
         match tokio::time::timeout(AGREE_TIMEOUT, self.raft().change_membership(change, retain)).await {
             Ok(Ok(_)) => Ok(()),
-            Err(_) => Err(ChangeError::Unknown { waited_ms: AGREE_TIMEOUT.as_millis() as u64 }),
-            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => {
-                Err(ChangeError::NotLeader { leader: leader_of(&to) })
-            }
+            Err(_) => Err(ProposeError::Unknown { waited_ms: AGREE_TIMEOUT.as_millis() as u64 }.into()),
+            // It says so of an entry too that it took, and that the next leader may have.
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Err(ChangeError::Interrupted),
             Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
                 ChangeMembershipError::InProgress(_),
             )))) => Err(ChangeError::Busy),
-            Ok(Err(other)) => Err(ChangeError::Stopped { reason: other.to_string() }),
+            Ok(Err(other)) => {
+                tracing::warn!(reason = %other, "raft does not take a change of the members");
+                Err(ProposeError::Stopped { reason: other.to_string() }.into())
+            }
         }
     }
 

@@ -36,6 +36,7 @@ use super::type_config::{Member, NodeId, Outcome, Raft};
 use super::wires::{LinkError, Wires};
 use crate::config::{MemberAddrs, RaftTimings};
 use crate::reconcile::{Heard, HeardTold};
+use crate::runtime;
 use crate::state::{Applied, ClusterState, Command};
 
 /// What bounds the log.
@@ -169,7 +170,7 @@ impl Consensus {
         let raft = Raft::new(id.0, raft_config, network, log, state_machine.clone())
             .await
             .map_err(|e| ConsensusError::Raft { reason: e.to_string() })?;
-        let (leadership_tx, leadership) = watch::channel(Leadership::default());
+        let (leadership_tx, leadership) = watch::channel(Leadership::unknown(runtime::now()));
         let hearing = Arc::new(Hearing::new());
         let (members_tx, members) = watch::channel(Arc::new(Members::configured(config.members)));
         let following = Following { raft: raft.clone(), hearing: Arc::clone(&hearing), silence: silence(timings) };
@@ -388,7 +389,7 @@ impl Consensus {
     }
 
     /// Why nothing was proposed since `started`.
-    fn without_majority(&self, started: Instant) -> ProposeError {
+    pub(super) fn without_majority(&self, started: Instant) -> ProposeError {
         let waited_ms = started.elapsed().as_millis() as u64;
         match self.inner.leadership.borrow().leader {
             Some(leader) => ProposeError::NoQuorum { leader, waited_ms },
@@ -576,7 +577,7 @@ impl std::fmt::Debug for Consensus {
     }
 }
 
-pub(super) fn leader_of(to: &ForwardToLeader<NodeId, Member>) -> Option<CoordinatorId> {
+fn leader_of(to: &ForwardToLeader<NodeId, Member>) -> Option<CoordinatorId> {
     to.leader_id.map(CoordinatorId)
 }
 

@@ -4,7 +4,7 @@
 //! last sign of it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openraft::{RaftMetrics, ServerState};
 use protocol::{CoordinatorId, Term};
@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::hearing::Hearing;
 use super::type_config::{Member, NodeId, Raft};
 use crate::config::RaftTimings;
+use crate::runtime;
 
 /// Who leads, as this coordinator knows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leadership {
     /// The term.
     pub term: Term,
@@ -27,6 +28,26 @@ pub struct Leadership {
     pub here: bool,
     /// The last leader that was known, where there ever was one.
     pub led_last: Option<CoordinatorId>,
+    /// Since when no leader has been known; `None` while one is.
+    pub leaderless_since: Option<Instant>,
+}
+
+impl Leadership {
+    /// Nobody is known to lead, from `now` on.
+    #[must_use]
+    pub fn unknown(now: Instant) -> Self {
+        Self { term: Term(0), leader: None, here: false, led_last: None, leaderless_since: Some(now) }
+    }
+
+    /// What comes of it when `leader` leads in `term` at `now`, or nobody.
+    #[must_use]
+    pub fn then(self, term: Term, leader: Option<CoordinatorId>, here: bool, now: Instant) -> Self {
+        let leaderless_since = match leader {
+            Some(_) => None,
+            None => self.leaderless_since.or(Some(now)),
+        };
+        Self { term, leader, here, led_last: leader.or(self.led_last), leaderless_since }
+    }
 }
 
 /// How long a leader may be silent, or a majority silent towards it, before it counts as none.
@@ -48,10 +69,9 @@ impl Following {
         let mut metrics = self.raft.metrics();
         let mut heard = self.hearing.subscribe();
         let tick = (self.silence / 8).max(Duration::from_millis(1));
-        let mut led_last = None;
         loop {
-            let now = self.leadership(&metrics.borrow_and_update(), led_last);
-            led_last = now.led_last;
+            let last = *leadership.borrow();
+            let now = self.leadership(&metrics.borrow_and_update(), last);
             leadership.send_if_modified(|l| std::mem::replace(l, now) != now);
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -62,7 +82,7 @@ impl Following {
         }
     }
 
-    fn leadership(&self, m: &RaftMetrics<NodeId, Member>, led_last: Option<CoordinatorId>) -> Leadership {
+    fn leadership(&self, m: &RaftMetrics<NodeId, Member>, last: Leadership) -> Leadership {
         let leads = m.state == ServerState::Leader && m.current_leader == Some(m.id);
         let is_fresh = if leads {
             m.millis_since_quorum_ack.is_some_and(|ms| u128::from(ms) <= self.silence.as_millis())
@@ -70,6 +90,24 @@ impl Following {
             self.hearing.last_leader().is_some_and(|at| at.elapsed() <= self.silence)
         };
         let leader = m.current_leader.filter(|_| is_fresh).map(CoordinatorId);
-        Leadership { term: Term(m.current_term), leader, here: leads && is_fresh, led_last: leader.or(led_last) }
+        last.then(Term(m.current_term), leader, leads && is_fresh, runtime::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_without_a_leader_runs_over_terms_and_ends_with_one() {
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        let one = Some(CoordinatorId(1));
+        let nobody = Leadership::unknown(start).then(Term(1), None, false, at(1));
+        assert_eq!((nobody.leaderless_since, nobody.led_last), (Some(start), None));
+        let led = nobody.then(Term(2), one, false, at(2));
+        assert_eq!((led.leaderless_since, led.led_last), (None, one));
+        let lost = led.then(Term(2), None, false, at(3)).then(Term(3), None, false, at(4));
+        assert_eq!((lost.leaderless_since, lost.led_last, lost.term), (Some(at(3)), one, Term(3)));
     }
 }

@@ -13,7 +13,10 @@ pub(super) fn next(state: &ClusterState, observed: &Observed, now: Instant) -> O
     let groups = state.replicas.iter().filter_map(|(id, replica)| {
         let group = observed.groups.get(&(*id, replica.epoch))?;
         match replica.phase {
-            Phase::Waiting { .. } => Some(group.since + backoff(replica.failed_formings)),
+            Phase::Waiting { .. } => {
+                let late = observed.unaware((*id, replica.epoch)).into_values();
+                late.chain([group.since + backoff(replica.failed_formings)]).filter(|at| *at > now).min()
+            }
             Phase::Forming { .. } => {
                 [CONNECT_STALL, FORMING_STALL].into_iter().map(|stall| group.progress + stall).find(|at| *at > now)
             }

@@ -1,4 +1,8 @@
 //! What to say of nodes: new ones, changed ones, leaving ones, and those whose lease ran out.
+//!
+//! Invariant: a leader declares no node lost before the lease that it granted has run out; one that it has not heard, before two
+//! leases of its own term are over (`orders::grace`). Nodes rely on it (node/src/agent/standing.rs): leaders that follow each
+//! other faster have formed no group anew, whatever the nodes could not tell them.
 
 use std::time::Instant;
 
@@ -33,7 +37,7 @@ fn gone(record: &NodeRecord, sighting: Option<&Sighting>, now: Instant) -> Optio
     if !record.is_alive() {
         return None;
     }
-    let Some(sighting) = sighting else { return Some("never heard by this leader".to_owned()) };
+    let sighting = sighting?;
     let left = record.standing == Standing::Leaving
         && sighting
             .report
@@ -42,5 +46,8 @@ fn gone(record: &NodeRecord, sighting: Option<&Sighting>, now: Instant) -> Optio
     if left {
         return Some("left the cluster".to_owned());
     }
-    (sighting.lease_until <= now).then(|| "its lease ran out: no report in time".to_owned())
+    (sighting.lease_until <= now).then(|| match sighting.report {
+        Some(_) => "its lease ran out: no report in time".to_owned(),
+        None => "never heard by this leader".to_owned(),
+    })
 }

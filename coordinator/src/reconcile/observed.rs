@@ -24,6 +24,8 @@ pub(super) struct Observed {
     /// When a node was last heard for the first time in this term.
     pub(super) fleet_grew: Option<Instant>,
     quarrels: Vec<Quarrel>,
+    /// How long a node is waited for that this leader knows from the state alone.
+    grace: Duration,
 }
 
 /// Nodes that were all up, and whose ranks still did not become a group: a link between them may be cut.
@@ -78,10 +80,7 @@ pub(super) struct RankSeen {
 impl Observed {
     /// At the start of a term: every node that the state has alive gets `grace` to be heard.
     pub(super) fn new(state: &ClusterState, now: Instant, grace: Duration) -> Self {
-        let alive = state.nodes.iter().filter(|(_, r)| r.is_alive());
-        let sighting = Sighting { lease_until: now + grace, report: None, last: None };
-        let mut observed =
-            Self { nodes: alive.map(|(n, _)| (n.clone(), sighting.clone())).collect(), ..Self::default() };
+        let mut observed = Self { grace, ..Self::default() };
         observed.follow(state, now);
         observed
     }
@@ -99,8 +98,15 @@ impl Observed {
         self.nodes.insert(report.node, sighting);
     }
 
-    /// Follows the state: groups that are no more are forgotten, and changes of phase get their time.
+    /// Follows the state: groups that are no more are forgotten, and changes of phase get their time. A node that it has alive and
+    /// that was never seen gets its time too: what an earlier leader proposed may be applied in the term of the next.
     pub(super) fn follow(&mut self, state: &ClusterState, now: Instant) {
+        for (node, _) in state.nodes.iter().filter(|(_, r)| r.is_alive()) {
+            if !self.nodes.contains_key(node) {
+                let sighting = Sighting { lease_until: now + self.grace, report: None, last: None };
+                self.nodes.insert(node.clone(), sighting);
+            }
+        }
         self.groups.retain(|(id, epoch), _| state.replicas.get(id).is_some_and(|r| r.epoch == *epoch));
         for (id, replica) in &state.replicas {
             let phase = replica.phase.name();
@@ -128,6 +134,15 @@ impl Observed {
     /// Nodes out of `nodes` that lately did not become a group together although they were up.
     pub(super) fn quarrel(&self, nodes: &BTreeSet<NodeId>, now: Instant) -> Option<&BTreeSet<NodeId>> {
         self.quarrels.iter().filter(|q| q.until > now).map(|q| &q.nodes).find(|q| q.is_subset(nodes))
+    }
+
+    /// Nodes whose last word is that a rank of that group lives there, and when each of them is late: after two fifths of its lease
+    /// without a report, two heartbeats by default.
+    pub(super) fn unaware(&self, group: GroupId) -> BTreeMap<NodeId, Instant> {
+        let ranks = self.groups.get(&group).into_iter().flat_map(|group| group.ranks.values());
+        let living = ranks.filter(|seen| !seen.vanished && !matches!(seen.phase, WorkerPhase::Failed { .. }));
+        let late = |node: &NodeId| Some(self.nodes.get(node)?.last.as_ref()?.at + self.grace / 5);
+        living.filter_map(|seen| Some((seen.node.clone(), late(&seen.node)?))).collect()
     }
 
     /// What every node last said of its workers.

@@ -1,4 +1,7 @@
 //! Where the next group of each waiting replica goes, or why there is no place for it.
+//!
+//! A node that goes on calling a rank alive whose group is lost may be dead: its lease says so much later. Where others can take its
+//! place it is waited for until it has said that the rank is gone, or is late, and then they do.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
@@ -35,7 +38,13 @@ fn place_deployment(
             blocked = deployment.blocked.clone();
             continue;
         }
-        match fleet.place_apart(&replica.spec, observed, now) {
+        let unaware = observed.unaware((id, replica.epoch));
+        let without = fleet.spared(&replica.spec, unaware.keys().cloned().collect());
+        if without.iter().any(|node| unaware.get(node).is_some_and(|late| now < *late)) {
+            blocked = deployment.blocked.clone();
+            continue;
+        }
+        match fleet.place_apart(&replica.spec, &without, observed, now) {
             Ok(plan) => {
                 let form = ReplicaCommand::Form { replica: id, epoch: replica.epoch.next(), plan };
                 commands.push(Command::Replica(form));
@@ -129,11 +138,16 @@ impl Fleet {
 
     /// A plan for one replica, whose memory is taken from the fleet; or why there is none, in one line. Nodes that lately could not
     /// become a group are kept apart where as many others can take their place; where not, they are tried again.
-    fn place_apart(&mut self, spec: &DeploymentSpec, observed: &Observed, now: Instant) -> Result<Plan, String> {
-        let first = self.place(spec, &BTreeSet::new())?;
-        let nodes_of = |plan: &Plan| plan.ranks.iter().map(|r| r.node.clone()).collect::<BTreeSet<_>>();
+    fn place_apart(
+        &mut self,
+        spec: &DeploymentSpec,
+        without: &BTreeSet<NodeId>,
+        observed: &Observed,
+        now: Instant,
+    ) -> Result<Plan, String> {
+        let first = self.place(spec, without)?;
         let num_nodes = nodes_of(&first).len();
-        let mut ways = VecDeque::from([(BTreeSet::new(), first.clone())]);
+        let mut ways = VecDeque::from([(without.clone(), first.clone())]);
         let mut plan = first;
         for _ in 0..WAYS_MAX {
             let Some((without, way)) = ways.pop_front() else { break };
@@ -149,6 +163,13 @@ impl Fleet {
         }
         self.take(&plan);
         Ok(plan)
+    }
+
+    /// `nodes`, where as many others can take their place; none of them where not.
+    fn spared(&self, spec: &DeploymentSpec, nodes: BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+        let num_nodes = |without: &BTreeSet<NodeId>| self.place(spec, without).map_or(0, |plan| nodes_of(&plan).len());
+        let are_spared = !nodes.is_empty() && num_nodes(&nodes) >= num_nodes(&BTreeSet::new()).max(1);
+        if are_spared { nodes } else { BTreeSet::new() }
     }
 
     /// A plan for one replica that leaves some nodes out, or why there is none.
@@ -173,4 +194,8 @@ impl Fleet {
             cordoned => format!("{e} (nodes that are up, but cordoned: {cordoned})"),
         })
     }
+}
+
+fn nodes_of(plan: &Plan) -> BTreeSet<NodeId> {
+    plan.ranks.iter().map(|r| r.node.clone()).collect()
 }

@@ -224,6 +224,76 @@ fn a_node_that_falls_silent_loses_its_groups_after_its_lease_and_they_go_elsewhe
 }
 
 #[test]
+fn a_group_whose_nodes_agent_died_is_formed_on_the_spare_one_long_before_the_lease_runs_out() {
+    let failed = || WorkerPhase::Failed { reason: "its peer is lost".into(), retryable: true };
+    let mut world = World::new(2, 1, 3);
+    world.beats(12);
+    let on: Vec<NodeId> = world.only().1.plan().expect("ready").ranks.iter().map(|r| r.node.clone()).collect();
+    // Its ranks died with it, which their peers say.
+    world.nodes.remove(&on[0]);
+    world.nodes.get_mut(&on[1]).expect("there").workers[0].phase = failed();
+    world.beat();
+    assert!(matches!(world.only().1.phase, Phase::Waiting { .. }), "nobody knows yet who is dead");
+    assert!(
+        deadlines::next(&world.state, &world.observed, world.now)
+            .is_some_and(|at| at <= world.now + Duration::from_millis(100))
+    );
+    world.beat();
+    assert!(world.only().1.plan().is_some_and(|plan| plan.ranks.iter().all(|r| r.node != on[0])));
+    world.beats(8);
+    assert_eq!(world.ready_epoch(), Some(Epoch(2)));
+
+    // A rank that died alone is formed again where it was, as soon as its peer has been stopped.
+    let mut world = World::new(2, 1, 3);
+    world.beats(12);
+    world.nodes.get_mut(&on[0]).expect("there").workers[0].phase = failed();
+    world.beats(2);
+    assert!(world.only().1.plan().is_some_and(|plan| plan.ranks.iter().any(|r| r.node == on[0])));
+}
+
+#[test]
+fn leaders_that_follow_each_other_within_two_leases_lose_no_node_and_the_one_that_stays_does() {
+    let mut world = World::new(2, 1, 2);
+    world.beats(12);
+    // Nobody reaches any of them for long enough to report.
+    let nodes = std::mem::take(&mut world.nodes);
+    let beats_of_grace = (grace(LEASE).as_millis() / u128::from(LEASE.heartbeat_ms)) as usize;
+    assert!(grace(LEASE) >= Duration::from_millis(u64::from(LEASE.lease_ms)) * 2, "what nodes rely on");
+    for _ in 0..10 {
+        world.new_leader();
+        world.beats(beats_of_grace - 1);
+        assert_eq!(world.ready_epoch(), Some(Epoch(1)));
+    }
+    world.new_leader();
+    world.nodes = nodes;
+    world.beats(12);
+    assert_eq!(world.ready_epoch(), Some(Epoch(1)), "what runs was never touched");
+
+    world.nodes.remove(&node(2));
+    world.new_leader();
+    world.beats(beats_of_grace - 1);
+    assert_eq!(world.ready_epoch(), Some(Epoch(1)));
+    world.beats(8);
+    assert_eq!(world.ready_epoch(), Some(Epoch(2)), "this leader has waited long enough");
+    assert!(
+        matches!(&world.state.nodes[&node(2)].standing, Standing::Down { reason } if reason.contains("never heard"))
+    );
+}
+
+#[test]
+fn a_node_that_an_earlier_leader_registered_is_waited_for_by_the_next_which_learns_of_it_late() {
+    let mut world = World::new(2, 1, 1);
+    world.beats(12);
+    world.new_leader();
+    let register = NodeCommand::Register { node: node(2), incarnation: 1, inventory: inventory(ROOMY) };
+    world.state.apply(Command::Node(register)).expect("a new node");
+    world.beats(5);
+    assert_eq!(world.state.nodes[&node(2)].standing, Standing::Up);
+    world.beats(10);
+    assert!(matches!(world.state.nodes[&node(2)].standing, Standing::Down { .. }));
+}
+
+#[test]
 fn an_agent_that_was_started_anew_costs_an_epoch_although_its_lease_never_ran_out() {
     let mut world = World::new(2, 1, 2);
     world.beats(12);

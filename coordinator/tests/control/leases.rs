@@ -2,6 +2,7 @@
 
 use coordinator::view::ClusterView;
 use protocol::frame::RefusalCode;
+use protocol::lease::LeaderNamed;
 use protocol::raft::{RaftCall, RaftRequest};
 use protocol::{Epoch, Kind, NodeId, Role};
 
@@ -66,7 +67,9 @@ async fn who_may_not_ask_is_refused() {
     send.send(Epoch(0), &report(&name, Vec::new()), SOON).await.expect("sent");
     let (code, detail) = refusal(&mut recv).await;
     assert_eq!(code, RefusalCode::NotLeader);
-    assert_eq!(detail, cluster.members[leader as usize - 1].internal.to_string());
+    let named = LeaderNamed::find(&detail).expect("an address");
+    assert_eq!(named.addr, cluster.members[leader as usize - 1].internal);
+    assert_eq!(named.term, Some(cluster.running[&leader].consensus().leadership().borrow().term), "{detail}");
 
     // A node speaks for itself only.
     let speak_for_another = async {

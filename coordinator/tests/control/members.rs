@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use coordinator::raft::{ChangeError, Consensus, MemberChange, Out};
+use coordinator::raft::{ChangeError, Consensus, MemberChange, Out, ProposeError};
 use protocol::CoordinatorId;
 use tokio::task::JoinHandle;
 
@@ -36,9 +36,12 @@ async fn change(cluster: &Cluster, via: u64, change: MemberChange) {
         match raft.change_members(change.clone(), SOON).await {
             Ok(()) => return,
             // What the command line's `--wait` tries again on.
-            Err(ChangeError::Busy | ChangeError::Unknown { .. } | ChangeError::NoLeader { .. })
-                if tokio::time::Instant::now() < until =>
-            {
+            Err(
+                ChangeError::Busy
+                | ChangeError::NotAgreed(
+                    ProposeError::Unknown { .. } | ProposeError::NoLeader { .. } | ProposeError::NoQuorum { .. },
+                ),
+            ) if tokio::time::Instant::now() < until => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             Err(e) => panic!("{change:?}: {e}"),

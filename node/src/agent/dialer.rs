@@ -78,11 +78,6 @@ impl Dialer {
     }
 }
 
-/// The address in a `NotLeader` refusal's detail, where it has one.
-pub(super) fn leader_hint(detail: &str) -> Option<SocketAddr> {
-    detail.split([' ', ',', '=', '`', '(', ')']).find_map(|word| word.parse().ok())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,13 +143,5 @@ mod tests {
         assert_eq!(dialer.target(), addr(7));
         dialer.missed(Miss::Lost);
         assert_eq!(dialer.target(), addr(7));
-    }
-
-    #[test]
-    fn hints_are_read_from_the_detail() {
-        assert_eq!(leader_hint("127.0.0.1:9"), Some(addr(9)));
-        assert_eq!(leader_hint("the leader is at 127.0.0.1:9, term 4"), Some(addr(9)));
-        assert_eq!(leader_hint("leader_addr=127.0.0.1:9"), Some(addr(9)));
-        assert_eq!(leader_hint("no leader is known"), None);
     }
 }

@@ -7,14 +7,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use protocol::frame::RefusalCode;
-use protocol::lease::{NodeOrders, NodeReport};
+use protocol::lease::{LeaderNamed, NodeOrders, NodeReport};
 use protocol::{Epoch, Role};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use transport::{ConnectError, Endpoint, Expect, SendStream, StreamError};
 
-use super::dialer::{Dialer, Miss, leader_hint};
+use super::dialer::{Dialer, Miss};
 use super::roster::Roster;
 use super::standing::Said;
 use super::supervisor::Event;
@@ -41,6 +41,19 @@ enum SessionEnd {
     Stream(#[from] StreamError),
     #[error("the agent is shutting down")]
     Cancelled,
+}
+
+impl SessionEnd {
+    /// For whom to dial next, and for what to make of it, how the coordinator at `addr` did not grant the lease, or ended it.
+    fn missed(&self, addr: SocketAddr) -> (Miss, Said) {
+        let Self::Stream(StreamError::Refused(refusal)) = self else { return (Miss::Lost, Said::Nothing) };
+        match (refusal.code, LeaderNamed::find(&refusal.detail)) {
+            (RefusalCode::NotLeader, None) => (Miss::NotLeader(None), Said::NoLeader),
+            (RefusalCode::NotLeader, Some(leader)) => (Miss::NotLeader(Some(leader.addr)), Said::LeaderIs(leader)),
+            // It leads and does not want this node, or it is of another mind than its cluster: nothing to rely on.
+            _ => (Miss::Lost, Said::LeaderIs(LeaderNamed { addr, term: None })),
+        }
+    }
 }
 
 /// How long the node may act on `orders`, within bounds of its own.
@@ -76,23 +89,14 @@ pub(super) async fn keep(
             roster: &mut roster,
         };
         let end = session.run(&endpoint, addr).await;
-        let miss = match &end {
-            SessionEnd::Cancelled => return,
-            SessionEnd::Stream(StreamError::Refused(refusal)) if refusal.code == RefusalCode::NotLeader => {
-                Miss::NotLeader(leader_hint(&refusal.detail))
-            }
-            _ => Miss::Lost,
-        };
+        if matches!(end, SessionEnd::Cancelled) {
+            return;
+        }
+        let (miss, said) = end.missed(addr);
         match miss {
             Miss::NotLeader(_) => tracing::debug!(%addr, "this coordinator does not lead"),
             Miss::Lost => tracing::warn!(%addr, reason = %end, "no lease from this coordinator"),
         }
-        let said = match (&end, miss) {
-            (_, Miss::NotLeader(None)) => Said::NoLeader,
-            // It leads and does not want this node, or it is of another mind than its cluster: nothing to rely on.
-            (_, Miss::NotLeader(Some(_))) | (SessionEnd::Stream(StreamError::Refused(_)), _) => Said::LeaderIs,
-            _ => Said::Nothing,
-        };
         // The agent's loop ends after this task; an error can only mean that it is being dropped.
         let _ = voice.refusals.send((addr, said)).await;
         let pause = dialer.missed(miss);

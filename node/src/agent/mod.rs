@@ -278,7 +278,7 @@ impl Agent {
             if let Event::Orders(orders) = &event
                 && orders.term >= self.supervisor.term()
             {
-                self.lookout.granted(lease::held(orders), Instant::now());
+                self.lookout.granted(orders.term, lease::held(orders), Instant::now());
                 self.lookout.follow(roster::merged(&orders.coordinators, &self.config.coordinators));
             }
             let commands = self.supervisor.apply(event, Instant::now());

@@ -348,7 +348,7 @@ impl Agent {
             if let Event::Orders(orders) = &event
                 && orders.term >= self.supervisor.term()
             {
-                self.lookout.granted(lease_of(orders), Instant::now().into_std());
+                self.lookout.granted(orders.term, lease_of(orders), Instant::now().into_std());
             }
             let commands = self.supervisor.apply(event, Instant::now().into_std());
             self.remember();
@@ -439,8 +439,8 @@ async fn keep_lease(
                     drop(answers.send((seq, *orders)).await);
                     None
                 }
-                Ok(Answer::Orders(Err(NotLeading { leader: true }))) => Some(Said::LeaderIs),
-                Ok(Answer::Orders(Err(NotLeading { leader: false }))) => Some(Said::NoLeader),
+                Ok(Answer::Orders(Err(NotLeading { leader: Some(leader) }))) => Some(Said::LeaderIs(leader)),
+                Ok(Answer::Orders(Err(NotLeading { leader: None }))) => Some(Said::NoLeader),
                 _ => Some(Said::Nothing),
             };
             if let Some(said) = said {

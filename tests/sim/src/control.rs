@@ -9,9 +9,10 @@ use std::time::Duration;
 use coordinator::MemberAddrs;
 use coordinator::config::{LeaseTimings, RaftTimings};
 use coordinator::gateway::InProcess;
-use coordinator::raft::{AppliedState, Consensus, ConsensusConfig};
+use coordinator::raft::{AppliedState, Consensus, ConsensusConfig, Leadership};
 use coordinator::sim::{self, Claim, Leases, SimDisk};
 use coordinator::view::ClusterView;
+use protocol::lease::LeaderNamed;
 use protocol::{ClusterId, CoordinatorId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -188,7 +189,8 @@ impl Coordinator {
                     let answered = leases.report(session, *report).await;
                     // The newest there are, so that they are in the order of their numbers.
                     let newest = leases.orders().and_then(|(_, orders)| orders.borrow().get(&node).cloned());
-                    let leader = consensus.leadership().borrow().leader.is_some();
+                    let Leadership { leader, term, .. } = *consensus.leadership().borrow();
+                    let leader = leader.map(|id| LeaderNamed { addr: addrs(id).internal, term: Some(term) });
                     let orders = newest.filter(|_| answered.is_some()).ok_or(NotLeading { leader });
                     let seq = num_orders.fetch_add(1, Ordering::Relaxed) + 1;
                     Answer::Orders(orders.map(|orders| (seq, Box::new(orders.as_ref().clone()))))

@@ -7,7 +7,7 @@ use coordinator::state::{Applied, Command};
 use node::agent::supervisor::RankKey;
 use protocol::frame::Refusal;
 use protocol::generate::{GenerateEvent, GenerateRequest};
-use protocol::lease::{NodeOrders, NodeReport};
+use protocol::lease::{LeaderNamed, NodeOrders, NodeReport};
 use protocol::raft::{RaftCall, RaftRequest, RaftResponse};
 
 /// A call.
@@ -93,8 +93,8 @@ pub enum Answer {
 /// A coordinator that a node asks for its lease does not lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotLeading {
-    /// Whether it names a leader.
-    pub leader: bool,
+    /// Whom it names instead.
+    pub leader: Option<LeaderNamed>,
 }
 
 impl Request {
