@@ -143,6 +143,10 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         Verb::Table { rounds, only, out } => {
             let wanted = |words: String| only.is_empty() || only.iter().any(|only| words.contains(only));
             let faults: Vec<_> = rows().into_iter().filter(|fault| wanted(fault.to_string())).collect();
+            if faults.is_empty() {
+                let all: Vec<String> = rows().iter().map(ToString::to_string).collect();
+                bail!("--only {}: there is none like it among\n  {}", only.join(", "), all.join("\n  "));
+            }
             let mut scene = Scene::set(options, common.tokens, &[1], &common.kind)?;
             let mut keep = |table: &Table| {
                 if let Some(Err(error)) = out.as_ref().map(|out| std::fs::write(out, table.to_string())) {
