@@ -71,6 +71,27 @@ impl ClusterView {
         let now = self.deployments.iter().find(same).map(|d| &d.spec);
         now.is_some_and(|now| now.model.digest == spec.model.digest && now.dtype == spec.dtype)
     }
+
+    /// What is to be hoped for where these groups of a deployment were tried in vain.
+    #[must_use]
+    pub fn outlook(&self, spec: &DeploymentSpec, tried: &[Group]) -> Outlook {
+        if tried.iter().any(|(replica, epoch)| self.has_group(*replica, *epoch)) {
+            return Outlook::Unknown;
+        }
+        let coming = self.deployments.iter().find(|d| d.spec.name == spec.name).map_or(Coming::No, |d| d.coming);
+        if coming == Coming::No { Outlook::Nothing } else { Outlook::Coming }
+    }
+}
+
+/// What is to be hoped for where groups were tried in vain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outlook {
+    /// One of them still counts as there.
+    Unknown,
+    /// Another one is to come.
+    Coming,
+    /// None is.
+    Nothing,
 }
 
 /// One deployment and where it can be reached.

@@ -77,7 +77,7 @@ impl Generation {
         deadline: Instant,
     ) -> Result<Self, ApiError> {
         let mut wait = Wait::new(&app, &request, deadline);
-        let mut place = wait.for_place(&app, id, waiting, &request.target.model).await?;
+        let mut place = wait.for_place(&app, id, waiting, &request.target).await?;
         let mut tried: Vec<Group> = Vec::new();
         let mut failed: Option<ApiError> = None;
         let fresh = known.iter().any(|k| k.seen.phase == Phase::Unopened);
@@ -97,7 +97,12 @@ impl Generation {
                 Some(before) => to_tell(before, error),
                 None => error,
             };
-            if tried.len() == ATTEMPTS_MAX || place.elsewhere(&request.target.deployment.spec, &tried) != Moved::There {
+            let is_found = match &error {
+                _ if tried.len() == ATTEMPTS_MAX => false,
+                ApiError::ReplicaLost { .. } => wait.for_another(&app, &mut place, &request.target, &tried).await?,
+                _ => place.elsewhere(&request.target.deployment.spec, &tried) == Moved::There,
+            };
+            if !is_found {
                 return Err(error);
             }
             failed = Some(error);

@@ -8,13 +8,17 @@ use protocol::RequestId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::admission::{Place, Waiting};
+use super::admission::{Moved, Place, Waiting};
 use super::dispatch::DispatchError;
 use super::errors::ApiError;
-use super::state::App;
+use super::state::{App, Target};
 use super::validate::ValidRequest;
 use crate::runtime;
-use crate::view::{ClusterView, ReadyReplica};
+use crate::view::{ClusterView, Group, Outlook, ReadyReplica};
+
+/// Within which a group that is lost is no longer in the view: a lease of its nodes, by default. One that stays is out of this
+/// gateway's reach alone.
+const LOSS_KNOWN_WITHIN: Duration = Duration::from_secs(3);
 
 /// What ends the waiting of one request.
 pub(super) struct Wait {
@@ -42,8 +46,9 @@ impl Wait {
         self.deadline.saturating_duration_since(runtime::now())
     }
 
-    /// Waits for a replica: for room as long as there is time, for one to be formed no longer than the gateway's own bound. A
-    /// gateway that ends begins with nothing that has not begun.
+    /// Waits for a replica: for room as long as there is time, for one to be formed no longer than the gateway's own bound, and for
+    /// none of another model version: the prompt is in the words of this one. A gateway that ends begins with nothing that has not
+    /// begun.
     ///
     /// # Errors
     /// [`ApiError::QueueTimeout`], [`ApiError::NoReplica`], [`ApiError::ShuttingDown`].
@@ -55,12 +60,16 @@ impl Wait {
         app: &App,
         id: RequestId,
         mut waiting: Waiting,
-        model: &str,
+        target: &Target,
     ) -> Result<Place, ApiError> {
         let mut view = self.view.clone();
-        let none = || ApiError::NoReplica { model: model.to_owned() };
+        let none = || ApiError::NoReplica { model: target.model.clone() };
+        let is_served = || self.view.borrow().answers_as(&target.deployment.spec);
         let replica = loop {
             view.mark_unchanged();
+            if !is_served() {
+                return Err(none());
+            }
             let patience = waiting.patience();
             let until = patience.map_or(self.deadline, |patience| patience.min(self.deadline));
             tokio::select! {
@@ -78,7 +87,47 @@ impl Wait {
                 () = changed(&mut view) => {}
             }
         };
-        Ok(waiting.at(replica))
+        // A replica of another version is granted by a view that says so.
+        if is_served() { Ok(waiting.at(replica)) } else { Err(none()) }
+    }
+
+    /// Waits for another replica than those that were `tried`, where `place` was lost before its first token: as long as one is to
+    /// come, or the loss is not known yet. Whether there is one.
+    ///
+    /// # Errors
+    /// [`ApiError::Deadline`], [`ApiError::ShuttingDown`].
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(super) async fn for_another(
+        &mut self,
+        app: &App,
+        place: &mut Place,
+        target: &Target,
+        tried: &[Group],
+    ) -> Result<bool, ApiError> {
+        let spec = &target.deployment.spec;
+        let now = runtime::now();
+        let until = now + Duration::from_millis(u64::from(app.limits.replica_wait_ms));
+        let known_by = until.min(now + LOSS_KNOWN_WITHIN);
+        loop {
+            self.look();
+            match place.elsewhere(spec, tried) {
+                Moved::There => return Ok(true),
+                Moved::Never => return Ok(false),
+                Moved::NotNow => {}
+            }
+            let now = runtime::now();
+            let until = match self.view.borrow().outlook(spec, tried) {
+                Outlook::Unknown => known_by,
+                Outlook::Coming => until,
+                Outlook::Nothing => now,
+            };
+            if until <= now {
+                return Ok(false);
+            }
+            self.for_change(until).await?;
+        }
     }
 
     /// Forgets which views there were, so that [`Self::for_change`] waits for one that comes after this.

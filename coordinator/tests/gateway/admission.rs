@@ -266,6 +266,46 @@ async fn while_a_replica_is_formed_a_request_waits_for_it() {
 }
 
 #[tokio::test]
+async fn who_waits_is_never_answered_by_another_version_of_the_model() {
+    let mut h = Harness::with(vec![Ok(vec![started(0), length()])], 1, patient()).await;
+    h.unserved(Coming::Soon);
+    let waits = h.ask(&hi_with(json!({})), &[]);
+    h.until_waiting(1).await;
+    let mut other = h.deployment(1);
+    other.spec.model.digest = "another".to_owned();
+    h.publish(other, vec![]);
+    let told = soon(waits).await.unwrap();
+    assert_eq!((told.status.as_u16(), told.error()["code"].as_str()), (503, Some("no_replica_ready")));
+    assert!(h.seen.requests.try_recv().is_err(), "its tokens mean other words there");
+    assert_eq!(h.gateway.stats().waiting, 0);
+}
+
+#[tokio::test]
+async fn who_had_no_token_when_the_last_replica_was_lost_waits_for_the_next_one_too() {
+    let lost = || DispatchError::Lost { reason: "gone".to_owned() };
+    for known in [false, true] {
+        let scripts = vec![Ok(vec![started(0), Step::Break(lost())]), Ok(vec![started(0), length()])];
+        let mut h = Harness::with(scripts, 1, patient()).await;
+        let waits = h.ask(&hi_with(json!({})), &[]);
+        let first = soon(h.seen.requests.recv()).await.unwrap().0;
+        if known {
+            h.unserved(Coming::Soon);
+        }
+        let mut next = h.deployment(1);
+        next.replicas[0].epoch = next.replicas[0].epoch.next();
+        h.publish(next, vec![]);
+        assert_eq!(soon(waits).await.unwrap().status, 200);
+        assert_eq!(soon(h.seen.requests.recv()).await.unwrap().0, first);
+    }
+    // None is to come.
+    let h = Harness::with(vec![Ok(vec![started(0), Step::Break(lost())])], 1, patient()).await;
+    let told = h.ask(&hi_with(json!({})), &[]);
+    h.unserved(Coming::No);
+    let told = soon(told).await.unwrap();
+    assert!(matches!(told.error()["code"].as_str(), Some("replica_lost" | "no_replica_ready")), "{told:?}");
+}
+
+#[tokio::test]
 async fn a_request_waits_no_longer_than_its_own_deadline_or_the_gateways_bound() {
     let impatient = GatewayLimits { replica_wait_ms: 30, ..patient() };
     for (limits, headers) in [(impatient, &[][..]), (patient(), &[("x-request-timeout-ms", "30")][..])] {
