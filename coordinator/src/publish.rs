@@ -77,21 +77,24 @@ fn view_of(applied: &AppliedState, leader: Option<CoordinatorId>, control: Contr
     ClusterView { applied_index: applied.index, leader, deployments, draining, unready, control }
 }
 
-/// `phases`: of the replicas that run what is wanted. Where one has no place, none is expected but those that form.
+/// `phases`: of the replicas that run what is wanted. Of several that wait, one that was just lost may have the place that another one
+/// lacks.
 fn coming<'a>(deployment: &Deployment, phases: impl Iterator<Item = &'a Phase>) -> Coming {
     let wanted = usize::from(deployment.spec.replicas);
-    let (mut settled, mut forming) = (0, None);
+    let (mut settled, mut waiting, mut forming) = (0, 0, None);
     for phase in phases {
         match phase {
-            Phase::Forming { plan } => forming = Some(Coming::Forming { context_tokens: plan.context_tokens }),
+            Phase::Forming { plan } => forming = forming.max(Some(plan.context_tokens)),
             Phase::Ready { .. } | Phase::Failed { .. } => settled += 1,
-            Phase::Waiting { .. } | Phase::Draining { .. } => {}
+            Phase::Waiting { .. } => waiting += 1,
+            Phase::Draining { .. } => {}
         }
     }
+    let without_place = usize::from(deployment.blocked.is_some());
     match forming {
         _ if wanted == 0 => Coming::No,
-        Some(forming) => forming,
-        None if settled >= wanted || deployment.blocked.is_some() => Coming::No,
+        Some(context_tokens) => Coming::Forming { context_tokens },
+        None if settled >= wanted || without_place > 0 && waiting <= without_place => Coming::No,
         None => Coming::Soon,
     }
 }
@@ -186,7 +189,20 @@ mod tests {
         assert_eq!(coming(put(Some(Generation(2)), 1)), Some(Coming::Soon));
         let form = ReplicaCommand::Form { replica, epoch: Epoch(2), plan: crate::state::fixtures::plan(&[node(1)]) };
         assert_eq!(coming(Command::Replica(form)), Some(forming));
-        let fail = ReplicaCommand::Fail { replica, epoch: Epoch(2), reason: reason() };
+        let ready = ReplicaCommand::CommitReady { replica, epoch: Epoch(2), addrs: vec![addr(0, node(1))] };
+        assert_eq!(coming(Command::Replica(ready)), Some(Coming::No));
+
+        // Another one is wanted and has no place. When the one that had its place is lost, that is there again.
+        assert_eq!(coming(put(Some(Generation(3)), 2)), Some(Coming::Soon));
+        let create = ReplicaCommand::Create { deployment: "nano".into(), generation: Generation(4) };
+        assert_eq!(coming(Command::Replica(create)), Some(Coming::Soon));
+        assert_eq!(coming(block(Generation(4), Some("replica 1: it does not fit"))), Some(Coming::No));
+        let lose = ReplicaCommand::Lose { replica, epoch: Epoch(2), reason: reason() };
+        assert_eq!(coming(Command::Replica(lose)), Some(Coming::Soon));
+        assert_eq!(coming(put(Some(Generation(4)), 1)), Some(Coming::Soon));
+        let form = ReplicaCommand::Form { replica, epoch: Epoch(3), plan: crate::state::fixtures::plan(&[node(1)]) };
+        assert_eq!(coming(Command::Replica(form)), Some(forming));
+        let fail = ReplicaCommand::Fail { replica, epoch: Epoch(3), reason: reason() };
         assert_eq!(coming(Command::Replica(fail)), Some(Coming::No));
     }
 
