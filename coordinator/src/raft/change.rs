@@ -283,8 +283,8 @@ impl Consensus {
             match answer {
                 Err(ChangeError::NotAgreed(ProposeError::NotLeader { .. })) => {}
                 Err(ChangeError::Interrupted) => begun = true,
-                // Of this attempt alone nothing was made.
-                Err(ChangeError::NotAgreed(_)) if begun => return Err(given_up(begun).into()),
+                // Of this attempt alone nothing was made; and a change that is under way is the one that was begun.
+                Err(_) if begun => return Err(given_up(begun).into()),
                 other => return other,
             }
             if started.elapsed() >= timeout {
