@@ -1,8 +1,10 @@
 //! Which coordinator to dial next, and how long to wait before: each in turn, a leader's address first where a follower
-//! named one, and the one that was just lost last: where it was stopped, asking it again costs the whole wait for a
+//! named one, and the one whose lease was just lost last: where it was stopped, asking it again costs the whole wait for a
 //! connection. Pure.
 //!
-//! A node never stops trying: its budget is a pace, doubling up to [`PAUSE_MAX`] while nobody grants the lease.
+//! A node never stops trying: its budget is a pace, doubling up to [`PAUSE_MAX`] while nobody grants the lease. Invariant:
+//! while nobody does, no answers keep a coordinator from being asked; the turn goes on by one with at most [`HINTS_MAX`]
+//! hints between.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -27,9 +29,12 @@ pub(super) enum Miss {
 #[derive(Debug)]
 pub(super) struct Dialer {
     coordinators: Vec<SocketAddr>,
+    /// Whose turn it is; hints are followed beside it.
     next: usize,
     /// Who was dialled last.
     dialled: Option<SocketAddr>,
+    /// It granted the lease.
+    has_granted: bool,
     hint: Option<SocketAddr>,
     hints: u32,
     misses: u32,
@@ -38,7 +43,7 @@ pub(super) struct Dialer {
 impl Dialer {
     /// Starts with the first of `coordinators`, which is not empty.
     pub(super) fn new(coordinators: Vec<SocketAddr>) -> Self {
-        Self { coordinators, next: 0, dialled: None, hint: None, hints: 0, misses: 0 }
+        Self { coordinators, next: 0, dialled: None, has_granted: false, hint: None, hints: 0, misses: 0 }
     }
 
     /// Dials these from now on, from the first; not empty.
@@ -51,11 +56,13 @@ impl Dialer {
     pub(super) fn target(&mut self) -> SocketAddr {
         let addr = self.hint.take().unwrap_or_else(|| self.coordinators[self.next % self.coordinators.len()]);
         self.dialled = Some(addr);
+        self.has_granted = false;
         addr
     }
 
     /// The lease was granted: start from short pauses again.
     pub(super) fn granted(&mut self) {
+        self.has_granted = true;
         self.hints = 0;
         self.misses = 0;
     }
@@ -70,16 +77,29 @@ impl Dialer {
             return Duration::ZERO;
         }
         self.hints = 0;
-        let missed = self.coordinators.iter().position(|addr| Some(*addr) == self.dialled).unwrap_or(self.next);
-        self.next = (missed + 1) % self.coordinators.len();
+        self.next = self.following();
         let pause = PAUSE_MIN.saturating_mul(1 << self.misses.min(16)).min(PAUSE_MAX);
         self.misses += 1;
         pause
+    }
+
+    /// Whose turn it is after this one: the one after the lost leader's, so that its own comes last, and nobody's twice in a
+    /// row. From an address that was only named the turn must not go on: a leader that is none any more, and a follower
+    /// beside it that goes on naming it, would keep it between them.
+    fn following(&self) -> usize {
+        let after = |index: usize| (index + 1) % self.coordinators.len();
+        let lost = self.coordinators.iter().position(|addr| self.has_granted && Some(*addr) == self.dialled);
+        let next = after(lost.unwrap_or(self.next));
+        if Some(self.coordinators[next]) == self.dialled { after(next) } else { next }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     fn addr(port: u16) -> SocketAddr {
@@ -132,6 +152,72 @@ mod tests {
             asked[..2].sort_unstable();
             let others: Vec<u16> = (1..=3).filter(|port| *port != leader).collect();
             assert_eq!((&asked[..2], asked[2]), (&others[..], leader));
+        }
+    }
+
+    #[test]
+    fn a_follower_that_goes_on_naming_who_leads_no_more_does_not_keep_a_node_from_the_others() {
+        // 2 has lost its majority and knows, 3 still hears it, 5 leads: {2, 3} | {1, 4, 5}.
+        let mut dialer = Dialer::new((1..=5).map(addr).collect());
+        let mut asked = Vec::new();
+        loop {
+            asked.push(dialer.target().port());
+            assert!(asked.len() <= 20, "{asked:?}");
+            match asked.last() {
+                Some(3) => dialer.missed(Miss::NotLeader(Some(addr(2)))),
+                Some(4) => dialer.missed(Miss::NotLeader(Some(addr(5)))),
+                Some(5) => break,
+                _ => dialer.missed(Miss::NotLeader(None)),
+            };
+        }
+        assert_eq!(asked, [1, 2, 3, 2, 4, 5]);
+    }
+
+    #[test]
+    fn who_was_named_and_not_reached_is_not_dialled_twice_in_a_row() {
+        let mut dialer = Dialer::new(vec![addr(1), addr(2), addr(3)]);
+        dialer.target();
+        dialer.missed(Miss::NotLeader(Some(addr(2))));
+        assert_eq!(dialer.target(), addr(2));
+        dialer.missed(Miss::Lost);
+        assert_eq!(dialer.target(), addr(3));
+    }
+
+    /// What comes of an attempt: a lease first or not, and its end.
+    fn attempt() -> impl Strategy<Value = (bool, Miss)> {
+        let miss = prop_oneof![
+            2 => Just(Miss::Lost),
+            1 => Just(Miss::NotLeader(None)),
+            4 => (1..9u16).prop_map(|port| Miss::NotLeader(Some(addr(port)))),
+        ];
+        (any::<bool>(), miss)
+    }
+
+    proptest! {
+        #[test]
+        fn without_a_lease_every_coordinator_is_asked_whatever_they_answer(
+            coordinators in 1..8u16,
+            before in prop::collection::vec(attempt(), 0..20),
+            answers in prop::collection::vec(attempt(), 8),
+        ) {
+            let mut dialer = Dialer::new((1..=coordinators).map(addr).collect());
+            for (granted, miss) in before {
+                dialer.target();
+                if granted {
+                    dialer.granted();
+                }
+                dialer.missed(miss);
+            }
+            // One turn each, with the hints that follow, after those of the turn that is going on.
+            let dials_max = usize::from(coordinators + 1) * (1 + HINTS_MAX as usize);
+            let mut asked = BTreeSet::new();
+            for _ in 0..dials_max {
+                let port = dialer.target().port();
+                asked.insert(port);
+                // Who goes on saying the same can keep a node busy; who says now this, now that, hardly.
+                dialer.missed(answers[usize::from(port) - 1].1);
+            }
+            prop_assert!((1..=coordinators).all(|port| asked.contains(&port)), "{asked:?} of {coordinators}");
         }
     }
 

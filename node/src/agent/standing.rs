@@ -12,7 +12,7 @@
 //! ```
 //! A leader is the same while its term is. A new term begins the count anew, and so does a leader that says itself that it does
 //! not lead: who has just begun to lead declares no node lost that it has not heard before two leases are over
-//! (coordinator/src/reconcile/nodes.rs), so that leaders which follow each other faster have formed no group anew.
+//! (coordinator/src/reconcile/nodes.rs), so that leaders which follow each other faster have declared no node lost.
 //!
 //! Not here: what is asked of whom (`dialer`), what becomes of ranks (`supervisor`). Invariants: while a coordinator's last
 //! answer names a leader the node is never Alone; while one is reached and none names a leader it is never Orphaned; while
