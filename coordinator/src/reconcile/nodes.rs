@@ -2,7 +2,7 @@
 //!
 //! Invariant: a leader declares no node lost before the lease that it granted has run out; one that it has not heard, before two
 //! leases of its own term are over (`orders::grace`). Nodes rely on it (node/src/agent/standing.rs): leaders that follow each
-//! other faster have formed no group anew, whatever the nodes could not tell them.
+//! other faster have formed no group anew for want of a node's word. Where a rank's peer has said that it failed, they may have.
 
 use std::time::Instant;
 

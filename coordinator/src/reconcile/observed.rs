@@ -136,12 +136,14 @@ impl Observed {
         self.quarrels.iter().filter(|q| q.until > now).map(|q| &q.nodes).find(|q| q.is_subset(nodes))
     }
 
-    /// Nodes whose last word is that a rank of that group lives there, and when each of them is late: after two fifths of its lease
-    /// without a report, two heartbeats by default.
+    /// Nodes whose last word is that a rank of that group, which waits for the next, lives there, and when each of them is late:
+    /// after two fifths of its lease without a report, two heartbeats by default, and no later than so long after the group was
+    /// lost, since a process that cannot be killed is reported for ever.
     pub(super) fn unaware(&self, group: GroupId) -> BTreeMap<NodeId, Instant> {
-        let ranks = self.groups.get(&group).into_iter().flat_map(|group| group.ranks.values());
-        let living = ranks.filter(|seen| !seen.vanished && !matches!(seen.phase, WorkerPhase::Failed { .. }));
-        let late = |node: &NodeId| Some(self.nodes.get(node)?.last.as_ref()?.at + self.grace / 5);
+        let Some(group) = self.groups.get(&group) else { return BTreeMap::new() };
+        let living =
+            group.ranks.values().filter(|seen| !seen.vanished && !matches!(seen.phase, WorkerPhase::Failed { .. }));
+        let late = |node: &NodeId| Some(self.nodes.get(node)?.last.as_ref()?.at.min(group.since) + self.grace / 5);
         living.filter_map(|seen| Some((seen.node.clone(), late(&seen.node)?))).collect()
     }
 

@@ -1,7 +1,8 @@
 //! Where the next group of each waiting replica goes, or why there is no place for it.
 //!
-//! A node that goes on calling a rank alive whose group is lost may be dead: its lease says so much later. Where others can take its
-//! place it is waited for until it has said that the rank is gone, or is late, and then they do.
+//! A node that goes on calling a rank alive whose group is lost may be dead: its lease says so much later. Where another can take its
+//! place it is waited for until it has said that the rank is gone, or is late, and then another does. Invariant: nobody is waited for
+//! longer than [`Observed::unaware`] bounds it; who is late and has no substitute is tried again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
@@ -39,11 +40,10 @@ fn place_deployment(
             continue;
         }
         let unaware = observed.unaware((id, replica.epoch));
-        let without = fleet.spared(&replica.spec, unaware.keys().cloned().collect());
-        if without.iter().any(|node| unaware.get(node).is_some_and(|late| now < *late)) {
+        let Some(without) = fleet.spared(&replica.spec, &unaware, now) else {
             blocked = deployment.blocked.clone();
             continue;
-        }
+        };
         match fleet.place_apart(&replica.spec, &without, observed, now) {
             Ok(plan) => {
                 let form = ReplicaCommand::Form { replica: id, epoch: replica.epoch.next(), plan };
@@ -165,11 +165,32 @@ impl Fleet {
         Ok(plan)
     }
 
-    /// `nodes`, where as many others can take their place; none of them where not.
-    fn spared(&self, spec: &DeploymentSpec, nodes: BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+    /// Which of the nodes that are late to leave out: as many as others can take the place of, first who was not heard for longest.
+    /// `None` while one that could be left out is not late yet.
+    fn spared(
+        &self,
+        spec: &DeploymentSpec,
+        unaware: &BTreeMap<NodeId, Instant>,
+        now: Instant,
+    ) -> Option<BTreeSet<NodeId>> {
+        let mut without = BTreeSet::new();
+        if unaware.is_empty() {
+            return Some(without);
+        }
         let num_nodes = |without: &BTreeSet<NodeId>| self.place(spec, without).map_or(0, |plan| nodes_of(&plan).len());
-        let are_spared = !nodes.is_empty() && num_nodes(&nodes) >= num_nodes(&BTreeSet::new()).max(1);
-        if are_spared { nodes } else { BTreeSet::new() }
+        let wanted = num_nodes(&without).max(1);
+        let (mut late, early): (Vec<_>, Vec<_>) = unaware.iter().partition(|(_, late)| **late <= now);
+        if early.iter().any(|(node, _)| num_nodes(&BTreeSet::from([(*node).clone()])) >= wanted) {
+            return None;
+        }
+        late.sort_by_key(|(_, late)| **late);
+        for (node, _) in late {
+            without.insert(node.clone());
+            if num_nodes(&without) < wanted {
+                without.remove(node);
+            }
+        }
+        Some(without)
     }
 
     /// A plan for one replica that leaves some nodes out, or why there is none.

@@ -33,13 +33,24 @@ struct Node {
     fails: Option<(String, bool)>,
     /// Its workers stay as they are.
     stuck: bool,
+    /// Its workers stay although they are to end.
+    unkillable: bool,
     /// A node that its workers do not reach.
     cut_from: Option<NodeId>,
 }
 
 impl Node {
     fn new(incarnation: u64, memory: u64) -> Self {
-        Self { incarnation, memory, workers: Vec::new(), leaving: false, fails: None, stuck: false, cut_from: None }
+        Self {
+            incarnation,
+            memory,
+            workers: Vec::new(),
+            leaving: false,
+            fails: None,
+            stuck: false,
+            unkillable: false,
+            cut_from: None,
+        }
     }
 
     fn report(&self, name: &NodeId) -> NodeReport {
@@ -54,7 +65,7 @@ impl Node {
 
     fn obey(&mut self, name: &NodeId, orders: &NodeOrders) {
         let same = |w: &WorkerStatus, o: &RankOrder| (w.replica, w.epoch, w.rank) == (o.replica, o.epoch, o.rank);
-        self.workers.retain(|w| orders.ranks.iter().any(|o| same(w, o)));
+        self.workers.retain(|w| self.unkillable || orders.ranks.iter().any(|o| same(w, o)));
         for order in &orders.ranks {
             let Some(at) = self.workers.iter().position(|w| same(w, order)) else {
                 let (replica, epoch, rank) = (order.replica, order.epoch, order.rank);
@@ -158,6 +169,11 @@ impl World {
         self.state.replicas.iter().next().map(|(id, r)| (*id, r)).expect("one")
     }
 
+    /// Where the ranks of the only replica are, by rank; none without a group.
+    fn on(&self) -> Vec<NodeId> {
+        self.only().1.plan().map(|p| p.ranks.iter().map(|r| r.node.clone()).collect()).unwrap_or_default()
+    }
+
     fn ready_epoch(&self) -> Option<Epoch> {
         let (_, r) = self.only();
         matches!(r.phase, Phase::Ready { .. }).then_some(r.epoch)
@@ -166,6 +182,16 @@ impl World {
     fn blocked(&self) -> Option<&str> {
         self.state.deployments["nano"].blocked.as_deref()
     }
+}
+
+/// That its peers are gone, as a rank says it.
+fn failed() -> WorkerPhase {
+    WorkerPhase::Failed { reason: "its peer is lost".into(), retryable: true }
+}
+
+/// Heartbeats after which a node that calls ranks of a lost group alive is late.
+fn beats_to_late() -> usize {
+    (grace(LEASE) / 5).as_millis() as usize / LEASE.heartbeat_ms as usize
 }
 
 fn put(state: &mut ClusterState, tp: u16, replicas: u16) {
@@ -225,10 +251,9 @@ fn a_node_that_falls_silent_loses_its_groups_after_its_lease_and_they_go_elsewhe
 
 #[test]
 fn a_group_whose_nodes_agent_died_is_formed_on_the_spare_one_long_before_the_lease_runs_out() {
-    let failed = || WorkerPhase::Failed { reason: "its peer is lost".into(), retryable: true };
     let mut world = World::new(2, 1, 3);
     world.beats(12);
-    let on: Vec<NodeId> = world.only().1.plan().expect("ready").ranks.iter().map(|r| r.node.clone()).collect();
+    let on = world.on();
     // Its ranks died with it, which their peers say.
     world.nodes.remove(&on[0]);
     world.nodes.get_mut(&on[1]).expect("there").workers[0].phase = failed();
@@ -249,6 +274,63 @@ fn a_group_whose_nodes_agent_died_is_formed_on_the_spare_one_long_before_the_lea
     world.nodes.get_mut(&on[0]).expect("there").workers[0].phase = failed();
     world.beats(2);
     assert!(world.only().1.plan().is_some_and(|plan| plan.ranks.iter().any(|r| r.node == on[0])));
+}
+
+#[test]
+fn a_dead_node_is_left_out_although_peers_that_live_have_not_heard_of_the_loss_yet() {
+    for dead in 0..4 {
+        let mut world = World::new(4, 1, 5);
+        world.beats(12);
+        let on = world.on();
+        assert_eq!((world.ready_epoch(), on.iter().collect::<BTreeSet<_>>().len()), (Some(Epoch(1)), 4));
+        world.nodes.remove(&on[dead]);
+        // The first to speak says that it lost its peer; the other two still said Serving.
+        let first = world.nodes.keys().find(|n| on.contains(n)).expect("three are left").clone();
+        world.nodes.get_mut(&first).expect("there").workers[0].phase = failed();
+        world.beat();
+        assert!(matches!(world.only().1.phase, Phase::Waiting { .. }), "nobody knows yet who is dead");
+        world.beats(beats_to_late());
+        assert!(!world.on().is_empty() && !world.on().contains(&on[dead]), "{:?} without {}", world.on(), on[dead]);
+        world.beats(8);
+        assert_eq!(world.ready_epoch(), Some(Epoch(2)));
+    }
+}
+
+#[test]
+fn of_two_dead_nodes_one_is_left_out_where_one_can_be_and_none_is_waited_for_longer() {
+    let mut world = World::new(4, 1, 5);
+    world.beats(12);
+    let on = world.on();
+    world.nodes.retain(|n, _| ![&on[0], &on[1]].contains(&n));
+    world.nodes.get_mut(&on[2]).expect("there").workers[0].phase = failed();
+    world.beats(1 + beats_to_late());
+    let next = world.on();
+    assert_eq!(next.len(), 4, "waited for ever");
+    let dead = on[..2].iter().filter(|n| next.contains(n)).count();
+    assert_eq!(dead, 1, "{next:?} after {on:?}");
+}
+
+#[test]
+fn a_node_whose_worker_cannot_be_killed_is_left_out_where_another_is_there_and_keeps_nobody_waiting() {
+    let lose = |nodes: u16| {
+        let mut world = World::new(2, 1, nodes);
+        world.beats(12);
+        let on = world.on();
+        world.nodes.get_mut(&on[0]).expect("there").unkillable = true;
+        world.nodes.get_mut(&on[1]).expect("there").workers[0].phase = failed();
+        world.beats(1 + beats_to_late());
+        (world, on)
+    };
+    let (mut world, on) = lose(3);
+    assert!(!world.on().is_empty(), "waits for a worker that never ends");
+    assert!(!world.on().contains(&on[0]), "{:?}", world.on());
+    world.beats(8);
+    assert_eq!(world.ready_epoch(), Some(Epoch(2)));
+
+    // With nobody to take its place it is tried again.
+    let (mut world, _) = lose(2);
+    world.beats(8);
+    assert_eq!(world.ready_epoch(), Some(Epoch(2)));
 }
 
 #[test]
