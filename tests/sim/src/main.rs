@@ -3,14 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use sim::fault::Mix;
 use sim::invariants;
-use sim::run::{Outcome, run, run_apart};
+use sim::run::{Outcome, run, run_all};
 use sim::world::Shape;
 
 #[derive(Debug, Parser)]
@@ -99,23 +97,9 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let (program, started) = (std::env::current_exe()?, Instant::now());
     let until = args.minutes.map(|minutes| started + Duration::from_secs_f64(minutes * 60.0));
-    let (next, total) = (AtomicU64::new(args.seeds.start), Mutex::new(Total::default()));
-    let work = || {
-        while until.is_none_or(|until| Instant::now() < until) {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= args.seeds.end {
-                break;
-            }
-            let outcome = run_apart(&program, seed, shape)?;
-            total.lock().expect("nothing panics in it").add(outcome);
-        }
-        anyhow::Ok(())
-    };
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..args.jobs.max(1)).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|worker| worker.join().expect("runs do not panic here"))
-    })?;
-    let total = total.into_inner().expect("nothing panics in it");
+    let in_time = || until.is_none_or(|until| Instant::now() < until);
+    let mut total = Total::default();
+    run_all(&program, args.seeds, shape, args.jobs, in_time, |outcome| total.add(outcome))?;
     println!("seeds {}, events {}, {:.0} s", total.seeds, total.events, started.elapsed().as_secs_f64());
     let faults: Vec<_> = total.faults.iter().map(|(kind, num)| format!("{kind} {num}")).collect();
     println!("faults {}: {}", total.faults.values().sum::<u64>(), faults.join(", "));

@@ -6,9 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +100,40 @@ pub fn run_apart(program: &Path, seed: u64, shape: Shape) -> Result<Outcome, Run
     serde_json::from_slice(&said).map_err(|source| {
         let said = String::from_utf8_lossy(&said).chars().take(200).collect();
         RunError::Said { seed, said, source }
+    })
+}
+
+/// Has the simulator `program` run these seeds, `jobs` at once; `take` hears what came of each. No further one is started once
+/// `go_on` says so.
+///
+/// # Errors
+/// [`RunError`] of a run that came to nothing; those that are under way are waited for.
+///
+/// # Panics
+/// When `take` does.
+pub fn run_all(
+    program: &Path,
+    seeds: Range<u64>,
+    shape: Shape,
+    jobs: usize,
+    go_on: impl Fn() -> bool + Sync,
+    take: impl FnMut(Outcome) + Send,
+) -> Result<(), RunError> {
+    let (next, take) = (AtomicU64::new(seeds.start), Mutex::new(take));
+    let work = || {
+        while go_on() {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                break;
+            }
+            let outcome = run_apart(program, seed, shape)?;
+            (take.lock().expect("nothing panics in it"))(outcome);
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("runs do not panic here"))
     })
 }
 

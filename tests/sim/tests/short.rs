@@ -2,12 +2,12 @@
 //!
 //! Not here: many seeds (`cargo run -p shardglm-sim -- --seeds A..B`).
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use coordinator::sim::Planted;
 use sim::fault::Mix;
-use sim::run::{Outcome, run_apart};
+use sim::run::{Outcome, run_all, run_apart};
 use sim::world::Shape;
 
 /// Seeds of the short schedule.
@@ -17,31 +17,19 @@ const SHAPE: Shape = Shape { coordinators: 3, nodes: 3, writers: 2, faults_s: 20
 /// How many run at once.
 const JOBS: usize = 2;
 
-fn run(seed: u64, shape: Shape) -> Outcome {
-    run_apart(env!("CARGO_BIN_EXE_shardglm-sim").as_ref(), seed, shape).expect("the simulator runs")
+fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_shardglm-sim"))
 }
 
 /// Runs seeds until one fails or all have run.
 fn all(seeds: std::ops::Range<u64>, shape: Shape) -> Vec<Outcome> {
-    let (next, outcomes) = (AtomicU64::new(seeds.start), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..JOBS {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        return;
-                    }
-                    let outcome = run(seed, shape);
-                    if outcome.violation.is_some() {
-                        next.store(seeds.end, Ordering::Relaxed);
-                    }
-                    outcomes.lock().expect("nothing panics in it").push(outcome);
-                }
-            });
-        }
-    });
-    outcomes.into_inner().expect("nothing panics in it")
+    let (failed, mut outcomes) = (AtomicBool::new(false), Vec::new());
+    let take = |outcome: Outcome| {
+        failed.fetch_or(outcome.violation.is_some(), Ordering::Relaxed);
+        outcomes.push(outcome);
+    };
+    run_all(program(), seeds, shape, JOBS, || !failed.load(Ordering::Relaxed), take).expect("the simulator runs");
+    outcomes
 }
 
 #[test]
@@ -54,7 +42,7 @@ fn everything_holds_in_the_short_schedule() {
 
 #[test]
 fn a_seed_gives_the_same_run_to_the_last_event() {
-    let [first, second, other] = [3, 3, 4].map(|seed| run(seed, SHAPE));
+    let [first, second, other] = [3, 3, 4].map(|seed| run_apart(program(), seed, SHAPE).expect("the simulator runs"));
     assert_eq!(first, second);
     assert_ne!(first.digest, other.digest);
 }
