@@ -54,20 +54,33 @@ async fn answer(endpoint: &Endpoint, serve: SocketAddr) -> Vec<u32> {
     }
 }
 
+/// A group of epoch 1 whose leader is gone; the lease still runs.
+struct Left {
+    model: Model,
+    serve: SocketAddr,
+    workers: Vec<WorkerStatus>,
+    /// What it answers.
+    whole: Vec<u32>,
+}
+
+/// Leads the agent that dials to a serving group, and goes.
+async fn left_by_its_leader(endpoint: &Endpoint) -> Left {
+    let (mut leader, model) = (Leader::accept(endpoint, 1).await, Model::nano());
+    leader.orders.lease_ms = LEASE_MS;
+    let (serve, workers) = leader.form(&model, 1).await;
+    let whole = answer(endpoint, serve).await;
+    Left { model, serve, workers, whole }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_nobody_leads_ranks_come_back_where_they_were_and_the_next_leader_finds_them() {
     let cluster = Cluster::new();
     let endpoint = cluster.endpoint();
     let start = || cluster.agent(cluster.real_worker(), vec![endpoint.local_addr()]);
     let agent = start();
-    let mut leader = Leader::accept(&endpoint, 1).await;
-    let model = Model::nano();
-    leader.orders.lease_ms = LEASE_MS;
-    let (serve, workers) = leader.form(&model, 1).await;
-    let whole = answer(&endpoint, serve).await;
+    let Left { model, serve, workers, whole } = left_by_its_leader(&endpoint).await;
 
-    // It runs out, and nobody grants it again.
-    drop(leader);
+    // The lease runs out, and nobody grants it again.
     let refusing = tokio::spawn(refuse_everybody(endpoint.clone()));
     let killed = Instant::now();
     kill(&workers[1]);
@@ -100,14 +113,9 @@ async fn ranks_outlive_leaders_that_come_and_go_and_not_one_that_stays_out_of_re
     let cluster = Cluster::new();
     let endpoint = cluster.endpoint();
     let agent = cluster.agent(cluster.real_worker(), vec![endpoint.local_addr()]);
-    let mut leader = Leader::accept(&endpoint, 1).await;
-    let model = Model::nano();
-    leader.orders.lease_ms = LEASE_MS;
-    let (serve, workers) = leader.form(&model, 1).await;
-    let whole = answer(&endpoint, serve).await;
+    let Left { serve, workers, whole, .. } = left_by_its_leader(&endpoint).await;
 
     // The lease runs out. Somebody leads whenever the agent asks, each time in another term, and nobody grants it.
-    drop(leader);
     let (term, mut answers) = watch::channel(1);
     let addr = endpoint.local_addr();
     let in_another_term = move || {

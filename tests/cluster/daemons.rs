@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Cluster, until};
+use crate::harness::{Cluster, shardglm, until};
 use crate::processes::{self, Seen};
 
 /// Within which a cluster must serve again: debug builds on a busy machine, and leases that run out first.
@@ -103,12 +103,7 @@ impl Daemons {
 
     /// Another command of the binary, with the configuration and the admin's identity of this cluster where `admin`.
     pub(crate) fn shardglm(&self, args: &[&str], admin: bool) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_shardglm"));
-        command.args(args).stdin(Stdio::null());
-        if admin {
-            command.arg("--state-dir").arg(self.home());
-        }
-        command.output().expect("the binary runs")
+        shardglm(args, admin.then(|| self.home()))
     }
 
     /// How a daemon has ended by itself.
@@ -118,6 +113,17 @@ impl Daemons {
         let status = until("a daemon ends by itself", AGAIN_WITHIN, || child.try_wait().expect("a child"));
         self.running.swap_remove(at);
         status
+    }
+
+    /// All that were laid out.
+    pub(crate) fn start_all(&mut self) {
+        self.start_coordinators(&[1, 2, 3]);
+        self.start_nodes();
+    }
+
+    pub(crate) fn start_nodes(&mut self) {
+        self.start_node(1);
+        self.start_node(2);
     }
 
     pub(crate) fn start_node(&mut self, number: usize) {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::exposition::Exposition;
 use crate::harness::Cluster;
+use crate::processes::Seen;
 
 /// Within which anything must happen: debug builds on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -113,6 +114,16 @@ async fn kept_by_one(http: &reqwest::Client, urls: &[String; 3]) -> (String, Vec
     panic!("{NAMES} streams, and of none it is certain who keeps it");
 }
 
+/// A cluster whose three gateways are ready, a client of it, and the gateways' processes.
+async fn three_gateways() -> (Cluster, reqwest::Client, Vec<Seen>) {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let (cluster, http) = (Cluster::start(&["--nodes", "1", "--tp", "1"]), reqwest::Client::new());
+    ready(&http, &cluster.urls()).await;
+    let mut coordinators = cluster.processes();
+    coordinators.retain(|p| p.args.starts_with("shardglm coordinator"));
+    (cluster, http, coordinators)
+}
+
 async fn ready(http: &reqwest::Client, urls: &[String; 3]) {
     let started = Instant::now();
     for url in urls {
@@ -125,12 +136,8 @@ async fn ready(http: &reqwest::Client, urls: &[String; 3]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_outlives_its_gateway() {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let cluster = Cluster::start(&["--nodes", "1", "--tp", "1"]);
-    let (http, urls) = (reqwest::Client::new(), cluster.urls());
-    ready(&http, &urls).await;
-    let mut coordinators = cluster.processes();
-    coordinators.retain(|p| p.args.starts_with("shardglm coordinator"));
+    let (cluster, http, coordinators) = three_gateways().await;
+    let urls = cluster.urls();
     let undisturbed = events(ask(&http, &urls[0], None).await, usize::MAX).await;
     assert_eq!(undisturbed.last().map(|(_, data)| data.as_str()), Some("[DONE]"));
     assert_eq!(read(&undisturbed).1.len(), ANSWER);
@@ -155,12 +162,8 @@ async fn a_stream_outlives_its_gateway() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_outlives_its_gateway_though_its_first_keeper_hangs() {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let cluster = Cluster::start(&["--nodes", "1", "--tp", "1"]);
-    let (http, urls) = (reqwest::Client::new(), cluster.urls());
-    ready(&http, &urls).await;
-    let mut coordinators = cluster.processes();
-    coordinators.retain(|p| p.args.starts_with("shardglm coordinator"));
+    let (cluster, http, coordinators) = three_gateways().await;
+    let urls = cluster.urls();
     // A name of which one coordinator alone hears, and which: told whole once.
     let (name, undisturbed, first) = kept_by_one(&http, &urls).await;
     let other = 2 - first;

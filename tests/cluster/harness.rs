@@ -48,6 +48,16 @@ pub(crate) fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
+/// A command of the binary, for an admin of the cluster with that state directory.
+pub(crate) fn shardglm(args: &[&str], state_dir: Option<PathBuf>) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shardglm"));
+    command.args(args).stdin(Stdio::null());
+    if let Some(dir) = state_dir {
+        command.arg("--state-dir").arg(dir);
+    }
+    command.output().expect("the binary runs")
+}
+
 /// A running `up`.
 pub(crate) struct Cluster {
     up: Child,
@@ -125,12 +135,7 @@ impl Cluster {
 
     /// Another command of the binary, with this cluster's state directory where `admin`.
     pub(crate) fn shardglm(&self, args: &[&str], admin: bool) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_shardglm"));
-        command.args(args).stdin(Stdio::null());
-        if admin {
-            command.arg("--state-dir").arg(self.state_dir());
-        }
-        command.output().expect("the binary runs")
+        shardglm(args, admin.then(|| self.state_dir()))
     }
 
     fn signal(&self, signal: Signal) {

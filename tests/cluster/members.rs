@@ -17,9 +17,7 @@ fn members(cluster: &Daemons) -> (Vec<u64>, Option<u64>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_coordinator_is_added_and_the_leader_removed_by_the_command_line_while_answers_go_on() {
     let mut cluster = Daemons::lay_out();
-    cluster.start_coordinators(&[1, 2, 3]);
-    cluster.start_node(1);
-    cluster.start_node(2);
+    cluster.start_all();
     cluster.serving(1, "first start").await;
     let (first, leader) = members(&cluster);
     assert_eq!(first, [1, 2, 3]);

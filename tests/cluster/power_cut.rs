@@ -15,23 +15,18 @@ const NODES_ALONE: Duration = Duration::from_secs(8);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_that_lost_its_power_serves_again_by_itself_whatever_comes_back_first() {
     let mut cluster = Daemons::lay_out();
-    cluster.start_coordinators(&[1, 2, 3]);
-    cluster.start_node(1);
-    cluster.start_node(2);
+    cluster.start_all();
     let (mut epoch, expected) = cluster.serving(2, "first start").await;
 
     cluster.cut_power();
-    cluster.start_coordinators(&[1, 2, 3]);
-    cluster.start_node(1);
-    cluster.start_node(2);
+    cluster.start_all();
     let (now, answer) = cluster.serving(1, "everything at once").await;
     assert!(now >= epoch, "the epoch went back from {epoch} to {now}");
     assert_eq!(answer, expected);
     epoch = now;
 
     cluster.cut_power();
-    cluster.start_node(1);
-    cluster.start_node(2);
+    cluster.start_nodes();
     tokio::time::sleep(NODES_ALONE).await;
     cluster.start_coordinators(&[1, 2, 3]);
     let (now, answer) = cluster.serving(3, "nodes first").await;
@@ -42,9 +37,7 @@ async fn a_cluster_that_lost_its_power_serves_again_by_itself_whatever_comes_bac
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_coordinator_serves_what_was_committed_and_ranks_come_back_without_a_leader() {
     let mut cluster = Daemons::lay_out();
-    cluster.start_coordinators(&[1, 2, 3]);
-    cluster.start_node(1);
-    cluster.start_node(2);
+    cluster.start_all();
     cluster.serving(1, "first start").await;
     let (epoch, expected) = cluster.serving(2, "first start").await;
 
@@ -59,8 +52,7 @@ async fn the_last_coordinator_serves_what_was_committed_and_ranks_come_back_with
     // One coordinator of three, started anew without any other, and both nodes.
     cluster.cut_power();
     cluster.start_coordinators(&[2]);
-    cluster.start_node(1);
-    cluster.start_node(2);
+    cluster.start_nodes();
     assert_eq!(cluster.serving(2, "one coordinator of three").await, (epoch, expected.clone()));
     let (_, health) = cluster.health(2).await.expect("it answers");
     let warnings = health["warnings"].to_string();
