@@ -90,11 +90,10 @@ fn coming<'a>(deployment: &Deployment, phases: impl Iterator<Item = &'a Phase>) 
             Phase::Draining { .. } => {}
         }
     }
-    let without_place = usize::from(deployment.blocked.is_some());
     match forming {
         _ if wanted == 0 => Coming::No,
         Some(context_tokens) => Coming::Forming { context_tokens },
-        None if settled >= wanted || without_place > 0 && waiting <= without_place => Coming::No,
+        None if settled >= wanted || deployment.blocked.is_some() && waiting <= 1 => Coming::No,
         None => Coming::Soon,
     }
 }

@@ -7,8 +7,9 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use super::whole_file;
+
 const FILE: &str = "coordinators.json";
-const BESIDE: &str = "coordinators.json.new";
 
 /// The coordinators' internal addresses.
 #[derive(Debug)]
@@ -57,8 +58,10 @@ impl Roster {
     /// Beside, then renamed: a crash leaves the old or the new file. Without a sync, since what is lost is told again.
     fn save(&self) -> std::io::Result<()> {
         let text = serde_json::to_vec(&self.told).map_err(std::io::Error::other)?;
-        fs::write(self.dir.join(BESIDE), text)?;
-        fs::rename(self.dir.join(BESIDE), self.dir.join(FILE))
+        let path = self.dir.join(FILE);
+        let beside = whole_file::beside(&path);
+        fs::write(&beside, text)?;
+        fs::rename(beside, path)
     }
 }
 
